@@ -1,0 +1,31 @@
+"""Sculpts a 3D head from a sentence, and exports it for games and films."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headsculpt.avatar import Avatar
+    from headsculpt.config import SculptConfig, load_config
+
+__version__ = "0.1.0"
+__all__ = ["Avatar", "SculptConfig", "__version__", "load_config"]
+
+# Looked up on first use: `import headsculpt` must not cost what torch and diffusers cost.
+_HOME = {
+    "Avatar": "headsculpt.avatar",
+    "SculptConfig": "headsculpt.config",
+    "load_config": "headsculpt.config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'headsculpt' has no attribute {name!r}; it has {', '.join(__all__)}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

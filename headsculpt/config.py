@@ -1,0 +1,376 @@
+"""Everything that can be set about a sculpture: the dataclasses are the schema.
+
+A configuration is a preset (``presets/*.yaml``, which only names what differs from the defaults here),
+then ``key=value`` overrides with dotted keys (``coarse.steps=400``), then keyword arguments.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+PRESETS = ("draft", "mini", "sd15")
+
+
+@dataclass
+class PriorConfig:
+    """Which diffusion model guides.
+
+    Attributes:
+        name: alias of the catalogue (``mini``, ``sd15``, ...), hub id, or a folder in the diffusers layout.
+        controls: ControlNets to use, by the catalogue's names.
+        control_scale: weight of what the ControlNets add.
+        dtype: ``auto``, ``float32``, ``float16`` or ``bfloat16``; ``auto`` is float32 on a CPU.
+    """
+
+    name: str = "mini"
+    controls: list[str] = field(default_factory=lambda: ["landmarks"])
+    control_scale: float = 1.0
+    dtype: str = "auto"
+
+
+@dataclass
+class CameraConfig:
+    """Ranges that the training cameras are drawn from; see :func:`headsculpt.cameras.sample_head_cameras`.
+
+    Half heights are scene units shown above and below the middle of the frame.
+    """
+
+    elevation_min_deg: float = -15.0
+    elevation_max_deg: float = 35.0
+    half_height_min: float = 0.50
+    half_height_max: float = 1.05
+    fov_min_deg: float = 20.0
+    fov_max_deg: float = 32.0
+    jitter: float = 0.04
+
+
+@dataclass
+class GuidanceConfig:
+    """How a prediction of the diffusion model becomes a gradient.
+
+    Attributes:
+        weighting: of the timestep (method A.8, E.1): ``sds`` 1 - abar, ``uniform`` 1, ``fantasia3d``
+            sqrt(abar) (1 - abar).
+        cfg_form: ``standard`` is e_u + s (e_t - e_u); ``one_plus`` is e_t + s (e_t - e_u).
+        rescale: how far the guided prediction's spread is pulled back to the conditional one's, 0 to 1.
+        latent_weight: of the residual in latents (score distillation proper).
+        image_weight: of the residual in RGB, from the decoded clean latent (HiFA's image loss).
+        grad_clip: largest absolute value of a latent gradient element; 0 means no limit.
+        prompt_style: ``headsculpt`` names the view as the paper does, ``mini`` as the mini family learned it.
+        landmark_rule: ``visible`` draws the landmarks that the camera sees, ``published`` all but from behind.
+        landmarks_until: share of a stage after which the landmark ControlNet rests.
+        text_to_head: start from the head that the prompt describes (mini family) instead of the template.
+    """
+
+    weighting: str = "uniform"
+    cfg_form: str = "standard"
+    rescale: float = 0.0
+    latent_weight: float = 0.0
+    image_weight: float = 1.0
+    grad_clip: float = 0.0
+    prompt_style: str = "mini"
+    landmark_rule: str = "visible"
+    landmarks_until: float = 1.0
+    text_to_head: bool = True
+
+
+@dataclass
+class CoarseConfig:
+    """The NeRF stage. Learning rates are Adam's; sizes are pixels; timesteps are fractions of the schedule.
+
+    Attributes:
+        steps: optimiser steps.
+        render_size: rows and columns of a render.
+        batch: cameras per step.
+        lr_grid, lr_network: of the hash grid and of the networks behind it.
+        hash_levels, hash_finest, hash_log2_table: of the hash-grid encoding.
+        samples: largest number of samples on a ray.
+        guidance_scale: classifier-free guidance.
+        t_min: lowest timestep drawn.
+        t_max_start, t_max_end: highest timestep drawn, at the first and at the last step.
+        denoise_steps: DDIM steps of the clean estimate; 1 is score distillation as published.
+        entropy_weight: opacity entropy at the end of its ramp (method A.8).
+        opacity_weight: mean opacity, against fog.
+        orientation_weight: normals that face away from the camera.
+        prior_strength: of the head as density prior.
+    """
+
+    steps: int = 500
+    render_size: int = 64
+    batch: int = 4
+    lr_grid: float = 1e-2
+    lr_network: float = 1e-3
+    hash_levels: int = 12
+    hash_finest: int = 256
+    hash_log2_table: int = 15
+    samples: int = 64
+    guidance_scale: float = 15.0
+    t_min: float = 0.02
+    t_max_start: float = 0.98
+    t_max_end: float = 0.40
+    denoise_steps: int = 1
+    entropy_weight: float = 5e-3
+    opacity_weight: float = 1e-3
+    orientation_weight: float = 1e-2
+    prior_strength: float = 1.0
+
+
+@dataclass
+class FineConfig:
+    """The mesh stage (DMTet), made from the coarse one.
+
+    Attributes:
+        tet_resolution: cells of the tetrahedral grid along an axis.
+        lr_geometry: of signed distances and deformation; lr_grid, lr_network: of the colour field.
+        laplacian_weight, normal_weight: smoothness of the surface (method A.9, E.7).
+        sign_weight: against floating pieces, on signed distances that change sign along an edge.
+        Others: as in :class:`CoarseConfig`.
+    """
+
+    steps: int = 400
+    tet_resolution: int = 64
+    render_size: int = 256
+    batch: int = 2
+    lr_geometry: float = 2e-3
+    lr_grid: float = 1e-2
+    lr_network: float = 1e-3
+    guidance_scale: float = 7.5
+    t_min: float = 0.02
+    t_max_start: float = 0.50
+    t_max_end: float = 0.20
+    denoise_steps: int = 1
+    laplacian_weight: float = 0.2
+    normal_weight: float = 0.05
+    sign_weight: float = 0.0
+
+
+@dataclass
+class OutputConfig:
+    """What is written at the end; sizes are pixels."""
+
+    texture_size: int = 1024
+    max_faces: int = 20000
+    turntable_frames: int = 36
+    turntable_size: int = 256
+    preview_size: int = 384
+
+
+@dataclass
+class SculptConfig:
+    """One sculpture, completely described; ``config.yaml`` of a run folder holds exactly this."""
+
+    prompt: str = ""
+    negative_prompt: str = ""
+    seed: int = 0
+    preset: str = "mini"
+    device: str = "auto"
+    prior: PriorConfig = field(default_factory=PriorConfig)
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+    cameras: CameraConfig = field(default_factory=CameraConfig)
+    coarse: CoarseConfig = field(default_factory=CoarseConfig)
+    fine: FineConfig = field(default_factory=FineConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+    checkpoint_every_s: float = 20.0
+    preview_every_s: float = 10.0
+
+
+# Free text never goes through OmegaConf, which would read "${...}" in it as a reference.
+_TEXT = ("prompt", "negative_prompt")
+_CHOICES = {
+    "device": ("auto", "cpu", "cuda"),
+    "prior.dtype": ("auto", "float32", "float16", "bfloat16"),
+    "guidance.weighting": ("sds", "uniform", "fantasia3d"),
+    "guidance.cfg_form": ("standard", "one_plus"),
+    "guidance.prompt_style": ("headsculpt", "mini"),
+    "guidance.landmark_rule": ("visible", "published"),
+}
+
+
+def load_config(preset: str = "mini", overrides: Iterable[str] = (), **settings: Any) -> SculptConfig:
+    """The preset with overrides on top.
+
+    Args:
+        preset: one of :data:`PRESETS`, or the path of a YAML file with the same keys.
+        overrides: ``key=value`` with dotted keys, for instance ``coarse.steps=400``.
+        **settings: top-level fields of :class:`SculptConfig` (``prompt``, ``seed``, ``device``, ...).
+
+    Raises:
+        ValueError: unknown preset or key (the message suggests near names), a value of the wrong type or
+            out of range.
+
+    Example:
+        >>> load_config("mini", ["coarse.steps=10"], prompt="an elf", seed=3).coarse.steps
+        10
+    """
+    config = SculptConfig(preset=preset)
+    for key, value in _flat(_read_yaml(preset_path(preset))).items():
+        _set(config, key, value)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key.strip():
+            raise ValueError(f"expected key=value (for instance coarse.steps=400); got {override!r}")
+        _set(config, key.strip(), value)
+    for key, value in settings.items():
+        _set(config, key, value)
+    return validated(config)
+
+
+def read_config(path: str | Path) -> SculptConfig:
+    """Reads a ``config.yaml`` that :func:`write_config` wrote; ValueError when it is damaged."""
+    config = SculptConfig()
+    for key, value in _flat(_read_yaml(Path(path))).items():
+        _set(config, key, value)
+    return validated(config)
+
+
+def to_yaml(config: SculptConfig) -> str:
+    """The whole configuration as YAML, all values resolved."""
+    import yaml
+
+    return yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
+
+
+def preset_path(preset: str) -> Path:
+    """The file of a preset; a name that ends in .yaml is a path of the user's own."""
+    if preset.endswith((".yaml", ".yml")):
+        if not Path(preset).is_file():
+            raise ValueError(f"there is no preset file {preset!r}; give a YAML file or one of {', '.join(PRESETS)}")
+        return Path(preset)
+    if preset not in PRESETS:
+        raise ValueError(f"unknown preset {preset!r}{_suggestion(preset, PRESETS)}; presets: {', '.join(PRESETS)}")
+    return Path(__file__).parent / "presets" / f"{preset}.yaml"
+
+
+def keys() -> list[str]:
+    """All dotted keys, in the order of the schema."""
+    return list(_flat(asdict(SculptConfig())))
+
+
+def validated(config: SculptConfig) -> SculptConfig:
+    """Returns ``config``; raises ValueError for the first value that no run could use."""
+    for key, choices in _CHOICES.items():
+        value = _get(config, key)
+        if value not in choices:
+            raise ValueError(f"{key} is {value!r}; expected one of {', '.join(choices)}")
+    for key, value in _flat(asdict(config)).items():
+        name = key.rpartition(".")[2]
+        if isinstance(value, float) and value != value:
+            raise ValueError(f"{key} is not a number")
+        if name == "steps" and value < 0:
+            raise ValueError(f"{key} is {value}; expected 0 or more")
+        if name in _AT_LEAST_ONE and value < _AT_LEAST_ONE[name]:
+            raise ValueError(f"{key} is {value}; expected at least {_AT_LEAST_ONE[name]}")
+        if name in ("t_min", "t_max_start", "t_max_end") and not 0 <= value <= 1:
+            raise ValueError(f"{key} is {value}; timesteps are fractions of the schedule, 0 to 1")
+    if not -(2**63) <= config.seed < 2**63:
+        raise ValueError(f"seed is {config.seed}; expected a 64-bit integer")
+    return config
+
+
+_AT_LEAST_ONE = {
+    "batch": 1,
+    "render_size": 8,
+    "samples": 4,
+    "hash_levels": 1,
+    "tet_resolution": 8,
+    "texture_size": 16,
+    "max_faces": 100,
+    "turntable_frames": 1,
+    "turntable_size": 16,
+    "preview_size": 16,
+}
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        first = str(error).splitlines()[0]
+        raise ValueError(f"{path} is no readable YAML file ({first}); restore it or start a new run") from None
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{path} should hold keys and values; it holds a {type(loaded).__name__}")
+    return loaded
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{name}."))
+        else:
+            flat[name] = value
+    return flat
+
+
+def _parent(config: SculptConfig, key: str) -> tuple[Any, str]:
+    """The dataclass that holds ``key``, and the last part of it; ValueError when there is none."""
+    node: Any = config
+    *sections, name = key.split(".")
+    for section in sections:
+        node = getattr(node, section, None) if is_dataclass(node) else None
+    if not is_dataclass(node) or name not in {f.name for f in fields(node)}:
+        raise ValueError(f"unknown setting {key!r}{_suggestion(key, keys())}")
+    if is_dataclass(getattr(node, name)):
+        inside = ", ".join(f"{key}.{f.name}" for f in fields(getattr(node, name))[:3])
+        raise ValueError(f"{key!r} is a group of settings; set one of its own, such as {inside}")
+    return node, name
+
+
+def _get(config: SculptConfig, key: str) -> Any:
+    node, name = _parent(config, key)
+    return getattr(node, name)
+
+
+def _set(config: SculptConfig, key: str, value: Any) -> None:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    node, name = _parent(config, key)
+    current = getattr(node, name)
+    if key in _TEXT:
+        if not isinstance(value, str):
+            raise ValueError(f"{key} should be text; got {value!r}")
+        setattr(node, name, value)
+        return
+    try:
+        if isinstance(value, str) and not isinstance(current, str):
+            # As on a command line: 1e-3 is a number, [a, b] a list, true a truth value.
+            value = OmegaConf.from_dotlist([f"value={value}"])["value"]
+        schema = OmegaConf.structured(node)
+        OmegaConf.update(schema, name, value)
+        value = getattr(schema, name)
+        setattr(node, name, OmegaConf.to_object(value) if OmegaConf.is_config(value) else value)
+    except (OmegaConfBaseException, ValueError, TypeError):
+        raise ValueError(
+            f"{key} should be {_TYPE_NAMES.get(type(current), 'a value')} (default {current!r}); got {value!r}"
+        ) from None
+
+
+_TYPE_NAMES: dict[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    list: "a list such as [landmarks]",
+}
+
+
+def _suggestion(given: str, known: Iterable[str]) -> str:
+    """`` (did you mean ...?)`` for the nearest known names, or nothing."""
+    known = list(known)
+    near = difflib.get_close_matches(given, known, n=1, cutoff=0.8)
+    if not near:  # a bare or misplaced last part: "stepps", "fine.samples"
+        last = given.rpartition(".")[2]
+        parts = difflib.get_close_matches(last, {k.rpartition(".")[2] for k in known}, n=1, cutoff=0.7)
+        near = [k for k in known if parts and k.rpartition(".")[2] == parts[0]][:3]
+    near = near or difflib.get_close_matches(given, known, n=2, cutoff=0.6)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""

@@ -1,0 +1,308 @@
+"""Trains the judge on the portrait world: ``python -m headsculpt.evaluation.train_judge --data DIR --work DIR``.
+
+The loop is that of the priors (:mod:`headsculpt.priors.training`): a killed run goes on where it last saved,
+and under ``--steps`` it ends bit for bit where an undisturbed run ends. What only the judge has is here: which
+labels a picture can show, what is done to the pictures, the loss, and the held-out accuracy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from headsculpt.evaluation.judge import (
+    FACE_SEEN_DEG, FRONTAL_DEG, SIZE, WEIGHTS, Judge, JudgeConfig, JudgeNetwork, band_label, load_judge,
+    visible_families,
+)  # fmt: skip
+from headsculpt.priors.dataset import VIEWS_PER_FIGURE, Portraits, open_dataset
+from headsculpt.priors.training import Budget, Stage, train
+from headsculpt.synthesis.attributes import VALUES, Attributes
+
+IGNORED = -100  # cross_entropy's own default for "no label"
+LANDMARK_LIMIT_DEG = 100.0
+BATCH = 64
+STATISTICS_BATCHES = 60
+
+
+@dataclass
+class Batch:
+    """Pictures with their truth.
+
+    Attributes:
+        images: ``(B, 3, 128, 128)`` float32 in [0, 1].
+        labels: ``(B, F)`` int64, index into each family's values; -100 where the picture cannot show it.
+        azimuth_deg, half_height: ``(B,)``.
+        points: ``(B, K, 2)`` landmarks as (column, row) in pixels; K may be 0.
+        points_visible: ``(B, K)`` 0 or 1.
+        face_pasted: ``(B,)`` 1 where a face, 0 where something else was pasted on the back of a head, else -1.
+    """
+
+    images: Tensor
+    labels: Tensor
+    azimuth_deg: Tensor
+    half_height: Tensor
+    points: Tensor
+    points_visible: Tensor
+    face_pasted: Tensor
+
+
+def labels_of(attributes: Attributes, azimuth_deg: float, half_height: float) -> list[int]:
+    """One row of ``Batch.labels``."""
+    seen = visible_families(attributes, azimuth_deg, half_height)
+    return [
+        values.index(getattr(attributes, family)) if family in seen else IGNORED
+        for family, values in VALUES.items()
+    ]
+
+
+def batch_of(portraits: Portraits, rows: np.ndarray) -> Batch:
+    """Those images of a data set."""
+    views, landmarks = portraits.views[rows], torch.from_numpy(portraits.landmarks[rows])
+    people = [portraits.attributes[row // VIEWS_PER_FIGURE] for row in rows.tolist()]
+    labels = [labels_of(a, float(v[0]), float(v[2])) for a, v in zip(people, views, strict=True)]
+    return Batch(
+        torch.from_numpy(portraits.images(rows)).permute(0, 3, 1, 2).float() / 255,
+        torch.tensor(labels),
+        torch.from_numpy(views[:, 0].copy()),
+        torch.from_numpy(views[:, 2].copy()),
+        landmarks[..., :2],
+        landmarks[..., 2],
+        torch.full((len(rows),), -1.0),
+    )
+
+
+def paste_faces(batch: Batch, generator: torch.Generator, share: float = 0.3) -> Batch:
+    """Pastes faces on the backs of some heads, so that the judge knows a second face when it sees one.
+
+    The world has no two-faced heads, but the Janus check asks about them. As many backs get a piece of
+    another back, so that the seam alone tells nothing. Ours.
+    """
+    count = len(batch.images)
+    pasted = torch.full((count,), -1.0)
+    azimuth = ((batch.azimuth_deg + 180) % 360 - 180).abs()
+    fronts, backs = (azimuth <= FRONTAL_DEG[0]).nonzero()[:, 0], (azimuth >= 120).nonzero()[:, 0]
+    if batch.points.shape[1] == 0 or len(fronts) == 0 or len(backs) < 2:
+        return batch
+    images, labels = batch.images.clone(), batch.labels.clone()
+    rows, columns = torch.meshgrid(torch.arange(SIZE) + 0.5, torch.arange(SIZE) + 0.5, indexing="ij")
+    for row in backs.tolist():
+        draw = float(torch.rand((), generator=generator))
+        if draw >= share:
+            continue
+        donors = fronts if draw < 0.5 * share else backs[backs != row]
+        # The donor whose framing is nearest, so that the face has about the head's size.
+        donor = int(donors[(batch.half_height[donors] - batch.half_height[row]).abs().argmin()])
+        low, high = batch.points[donor].amin(0), batch.points[donor].amax(0)
+        centre, radius = 0.5 * (low + high), (0.5 * (high - low)).clamp_min(4.0)
+        distance = ((columns - centre[0]) / radius[0]) ** 2 + ((rows - centre[1]) / radius[1]) ** 2
+        alpha = ((1.15 - distance) / 0.35).clamp(0, 1)
+        images[row] = images[row] * (1 - alpha) + batch.images[donor] * alpha
+        labels[row] = IGNORED
+        pasted[row] = float(draw < 0.5 * share)
+    batch.images, batch.labels, batch.face_pasted = images, labels, pasted
+    return batch
+
+
+def augmented(batch: Batch, generator: torch.Generator) -> Batch:
+    """Light, blur, lost resolution and noise: what sculpted renders have and the world has not."""
+    x, count = batch.images, len(batch.images)
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(count, 1, 1, 1, generator=generator)
+
+    grey = x.mean(1, keepdim=True)
+    x = grey + (x - grey) * uniform(0.85, 1.15)
+    x = 0.5 + (x - 0.5) * uniform(0.85, 1.15) + uniform(-0.05, 0.05)
+    soft = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+    x = torch.lerp(x, soft, uniform(-0.7, 1.0).clamp_min(0))
+    size = int(torch.randint(60, 112, (), generator=generator))
+    few = torch.rand(count, generator=generator) < 0.25
+    if few.any():
+        small = F.interpolate(x[few], (size, size), mode="bilinear", antialias=True, align_corners=False)
+        x[few] = F.interpolate(small, (SIZE, SIZE), mode="bilinear", align_corners=False)
+    x = x + torch.randn(x.shape, generator=generator) * uniform(-0.02, 0.03).clamp_min(0)
+    batch.images = x.clamp(0, 1)
+    return batch
+
+
+def judge_loss(outputs: dict[str, Tensor], batch: Batch, smoothing: float = 0.03) -> Tensor:
+    """Cross-entropy over what each picture shows, the two questions about the face, and landmarks."""
+    total = outputs["face_seen"].new_zeros(())
+    for index, family in enumerate(VALUES):
+        labels = batch.labels[:, index]
+        if (labels != IGNORED).any():
+            total = total + F.cross_entropy(outputs[family], labels, label_smoothing=smoothing)
+    pasted = batch.face_pasted
+    for name, band in (("face_seen", FACE_SEEN_DEG), ("frontal", FRONTAL_DEG)):
+        label, weight = band_label(batch.azimuth_deg, band)
+        label, weight = torch.where(pasted < 0, label, pasted), torch.where(pasted < 0, weight, 1.0)
+        loss = F.binary_cross_entropy_with_logits(outputs[name][:, 0], label, weight, reduction="sum")
+        total = total + loss / weight.sum().clamp_min(1)
+    if "points" in outputs:
+        azimuth = ((batch.azimuth_deg + 180) % 360 - 180).abs()
+        shown = ((azimuth <= LANDMARK_LIMIT_DEG) & (pasted < 0)).float()[:, None]
+        weight = shown * (0.3 + 0.7 * batch.points_visible)
+        target = batch.points / (0.5 * SIZE) - 1
+        # Beta 0.03 is two pixels: squared below, absolute above. The factor makes one pixel count like
+        # a tenth of a wrong family.
+        distance = F.smooth_l1_loss(outputs["points"], target, beta=0.03, reduction="none").sum(-1)
+        total = total + 8.0 * (weight * distance).sum() / weight.sum().clamp_min(1)
+        seen = F.binary_cross_entropy_with_logits(
+            outputs["points_visible"], batch.points_visible, shown.expand_as(weight), reduction="sum"
+        )
+        total = total + 0.2 * seen / (shown.sum() * weight.shape[1]).clamp_min(1)
+    return total
+
+
+def judge_stage(network: JudgeNetwork, portraits: Portraits, rows: np.ndarray, folder: Path) -> Stage:
+    """The judge as a stage of the common training loop.
+
+    Args:
+        network: trained in place.
+        portraits: the data set.
+        rows: images of it to train on; the others stay held out.
+        folder: gets the finished weights.
+    """
+    device = next(network.parameters()).device
+
+    def batch_at(step: int, generator: torch.Generator) -> Batch:
+        # Without replacement within an epoch, and a function of the step alone.
+        per_epoch = max(len(rows) // BATCH, 1)
+        epoch, place = divmod(step, per_epoch)
+        order = np.random.default_rng((17, epoch)).permutation(len(rows))[place * BATCH : (place + 1) * BATCH]
+        batch = augmented(paste_faces(batch_of(portraits, rows[np.sort(order)]), generator), generator)
+        for name, value in vars(batch).items():
+            setattr(batch, name, value.to(device))
+        batch.images = batch.images.contiguous(memory_format=torch.channels_last)
+        return batch
+
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        batch = batch_at(step, generator)
+        with torch.autocast(device.type, torch.bfloat16):
+            outputs = network(batch.images)
+        return judge_loss(outputs, batch), {}
+
+    def export(model: nn.Module) -> None:
+        # The loop averages weights, and averaged weights have statistics of their own: measure them
+        # (Izmailov et al. 2018, arXiv 1803.05407, section 3.2).
+        norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+        generator = torch.Generator().manual_seed(1)
+        model.train()
+        with torch.no_grad():
+            for step in range(STATISTICS_BATCHES):
+                model(batch_at(step, generator).images)
+        for norm in norms:
+            norm.momentum = 0.1
+        Judge(network).save(folder)
+
+    return Stage(
+        "judge", network, loss, export, BATCH, learning_rate=2e-3, weight_decay=0.02, betas=(0.9, 0.98),
+        ema_decay=0.998, clip_norm=5.0,
+    )  # fmt: skip
+
+
+def split_rows(portraits: Portraits, share: float = 0.03) -> tuple[np.ndarray, np.ndarray]:
+    """Images to train on, and the last figures' images (at least one figure's), which nothing trains on."""
+    figures = len(portraits) // VIEWS_PER_FIGURE
+    first = VIEWS_PER_FIGURE * (figures - max(1, round(share * figures)))
+    return np.arange(first), np.arange(first, len(portraits))
+
+@torch.no_grad()
+def held_out_accuracy(judge: Judge, portraits: Portraits, rows: np.ndarray) -> dict[str, float]:
+    """Accuracy by family over the pictures that show it, their mean ``all`` (every reading counts once), of the
+    two face questions, and ``landmark_error``: mean distance of visible points as a fraction of the width."""
+    right: dict[str, list[np.ndarray]] = {name: [] for name in (*VALUES, "face_seen", "frontal")}
+    distances: list[np.ndarray] = []
+    for start in range(0, len(rows), 256):
+        batch = batch_of(portraits, rows[start : start + 256])
+        outputs = {name: value.cpu() for name, value in judge.outputs(batch.images).items()}
+        for index, family in enumerate(VALUES):
+            label = batch.labels[:, index]
+            right[family].append((outputs[family].argmax(-1) == label)[label != IGNORED].numpy())
+        for name, band in (("face_seen", FACE_SEEN_DEG), ("frontal", FRONTAL_DEG)):
+            label, weight = band_label(batch.azimuth_deg, band)
+            right[name].append(((outputs[name][:, 0] > 0) == (label > 0))[weight > 0].numpy())
+        if "points" in outputs:
+            front = (((batch.azimuth_deg + 180) % 360 - 180).abs() <= 60)[:, None] & (batch.points_visible > 0)
+            found = (0.5 + 0.5 * outputs["points"]) * SIZE
+            distances.append(((found - batch.points).norm(dim=-1)[front] / SIZE).numpy())
+    joined = {name: np.concatenate(parts) for name, parts in right.items()}
+    result = {name: float(hits.mean()) for name, hits in joined.items() if len(hits)}
+    readings = np.concatenate([joined[name] for name in VALUES])
+    result["all"] = float(readings.mean()) if len(readings) else 0.0
+    if distances and sum(map(len, distances)):
+        result["landmark_error"] = float(np.concatenate(distances).mean())
+    return result
+
+
+def accuracy_table(accuracy: dict[str, float]) -> str:
+    """Lines to print."""
+    lines = [f"{name:18s} {100 * value:6.2f} %" for name, value in accuracy.items() if name != "all"]
+    return "\n".join([*lines, f"{'all attributes':18s} {100 * accuracy.get('all', 0.0):6.2f} %"])
+
+
+def contours_of_world() -> dict[str, int]:
+    """Landmark contours in the order in which the world writes their points."""
+    from headsculpt.heads.builtin import builtin_head
+
+    return {name: len(indices) for name, indices in builtin_head().landmarks.items()}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; exit status 0 when the judge is written, 1 when interrupted, 2 for bad usage."""
+    parser = argparse.ArgumentParser(prog="python -m headsculpt.evaluation.train_judge", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of portraits (headsculpt train-prior data)")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the run's state; the same folder resumes")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder that gets the finished weights")
+    parser.add_argument("--held-out", type=Path, help="portraits of another seed; default: 3%% of --data")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--minutes", type=float, default=12.0)
+    budget.add_argument("--steps", type=int)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only-measure", action="store_true", help="measure the weights that are there")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    try:
+        portraits = open_dataset(given.data)
+        rows, held_rows = split_rows(portraits)
+        held_out = portraits
+        if given.held_out is not None:
+            rows, held_out = np.arange(len(portraits)), open_dataset(given.held_out)
+            held_rows = np.arange(len(held_out))
+        if not given.only_measure:
+            torch.manual_seed(given.seed)
+            network = JudgeNetwork(JudgeConfig(contours=contours_of_world()))
+            network = network.to(device=given.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            stage = judge_stage(network, portraits, rows, given.weights)
+            end = Budget(None if given.steps else given.minutes, given.steps)
+            if not train(stage, given.work, end, seed=given.seed):
+                print(f"stopped; the same command goes on from what is saved in {given.work}", file=sys.stderr)
+                return 1
+        judge = load_judge(given.weights, given.device)
+        judge.accuracy = held_out_accuracy(judge, held_out, held_rows)
+        judge.save(given.weights)
+    except (FileNotFoundError, ValueError, OSError) as error:
+        print(f"train_judge: {error}", file=sys.stderr)
+        return 1
+    print(accuracy_table(judge.accuracy))
+    print(f"read off {len(held_rows)} held-out pictures; weights in {given.weights}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

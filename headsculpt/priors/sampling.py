@@ -1,0 +1,88 @@
+"""Images from a prior: DDIM with classifier-free guidance, in bulk and under any control."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from headsculpt.priors.mini import tokenise
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+
+def mixed(device: torch.device | str) -> torch.autocast:
+    """bfloat16 where it is safe; on the CPUs and GPUs of today twice as fast as float32 or better."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16)
+
+
+@torch.no_grad()
+def embed(tokenizer: CLIPTokenizer, encoder: CLIPTextModel, texts: Sequence[str]) -> Tensor:
+    """Text states ``(B, T, D)`` float32."""
+    return encoder(tokenise(tokenizer, list(texts)).to(encoder.device)).last_hidden_state.float()
+
+
+@torch.no_grad()
+def sample_latents(
+    unet: UNet2DConditionModel,
+    scheduler: DDIMScheduler,
+    text: Tensor,
+    empty: Tensor,
+    generator: torch.Generator,
+    *,
+    steps: int = 25,
+    guidance_scale: float = 4.0,
+    controlnet: ControlNetModel | None = None,
+    condition: Tensor | None = None,
+    control_scale: float = 1.0,
+) -> Tensor:
+    """Scaled latents ``(B, C, h, w)`` float32 for text states.
+
+    Args:
+        unet, scheduler: of one prior.
+        text: ``(B, T, D)`` states of the prompts.
+        empty: ``(1, T, D)`` states of the empty prompt.
+        generator: CPU generator of the initial noise.
+        steps: of DDIM (Song et al. 2021), eta 0.
+        guidance_scale: s in ``empty + s * (text - empty)``; 1 switches guidance off.
+        controlnet, condition: control and its map ``(B, 3, H, W)`` in [0, 1]; or None.
+        control_scale: of the control's residuals.
+    """
+    from headsculpt.guidance.classifier_free import classifier_free_guidance
+
+    size, channels = unet.config.sample_size, unet.config.in_channels
+    device = text.device
+    x = torch.randn((len(text), channels, size, size), generator=generator).to(device)
+    both = torch.cat([empty.expand_as(text), text])
+    maps = None if condition is None else condition.to(device).repeat(2, 1, 1, 1)
+    scheduler.set_timesteps(steps, device=device)
+    for t in scheduler.timesteps:
+        twice, times = x.repeat(2, 1, 1, 1), t.expand(2 * len(x))
+        with mixed(device):
+            down = middle = None
+            if controlnet is not None:
+                down, middle = controlnet(
+                    twice, times, both, maps, conditioning_scale=control_scale, return_dict=False
+                )
+            out = unet(
+                twice,
+                times,
+                both,
+                down_block_additional_residuals=down,
+                mid_block_additional_residual=middle,
+            ).sample
+        without, given = out.float().chunk(2)
+        x = scheduler.step(classifier_free_guidance(given, without, guidance_scale), t, x).prev_sample
+    return x
+
+
+@torch.no_grad()
+def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Images ``(B, H, W, 3)`` float32 in [0, 1] of scaled latents."""
+    with mixed(latents.device):
+        x = vae.decode(latents / vae.config.scaling_factor).sample
+    return (0.5 + 0.5 * x.float()).clamp(0, 1).permute(0, 2, 3, 1)

@@ -1,0 +1,182 @@
+"""Which stages the mini family has, in which order, for how long; and its export into one folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from headsculpt.priors.dataset import render_dataset
+from headsculpt.priors.training import Budget, Stage, export_unfinished, train
+
+log = logging.getLogger(__name__)
+
+# Minutes on two CPU cores; a GPU needs a small part of them for the same number of steps.
+MINUTES = {"text": 5.0, "vae": 20.0, "unet": 45.0, "landmarks": 8.0}
+STAGES = ("data", *MINUTES)
+IMAGES = 40_000
+EXPORTED = {
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "vae": ("diffusers", "AutoencoderKL"),
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "scheduler": ("diffusers", "DDIMScheduler"),
+}
+BESIDE = ("controlnet_landmarks", "controlnet_instruct", "clip")  # exported where they are trained
+CARD = """# headsculpt mini
+
+A text-to-portrait diffusion prior in the diffusers layout: 128x128 images, 16x16 latents with 8 channels,
+v-prediction. Trained from nothing on the procedural portraits of headsculpt (`headsculpt train-prior`); no
+photograph and no downloaded asset went into it. Licence: Apache-2.0.
+"""
+
+
+def train_prior(
+    stage: str,
+    work: Path,
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    device: torch.device | str = "cpu",
+    images: int = IMAGES,
+    seed: int = 0,
+    out: Path | None = None,
+    workers: int = 2,
+    threads: int | None = None,
+) -> bool:
+    """Train one stage of the mini family, or all of them; a stage goes on where it was interrupted.
+
+    Args:
+        stage: "data", "text", "vae", "unet", "landmarks", "all", or "export", which writes the family as
+            it stands after the last saved states.
+        work: folder of data set, states, logs, sample sheets and modules.
+        minutes: budget of the stage over all its runs; :data:`MINUTES` where None. For "all" the budgets
+            keep their proportions and sum to this.
+        steps: budget in steps in place of minutes; runs are then reproducible bit for bit.
+        device: of the training.
+        images: size of the data set.
+        seed: of data set, weights and batches.
+        out: folder of the exported family; ``work/mini`` where None. Written by "all" and "export".
+        workers: processes that render the data set.
+        threads: of torch on the CPU; all cores where None.
+
+    Returns:
+        False if interrupted by SIGINT or SIGTERM; what was done is saved.
+
+    Raises:
+        ValueError: an unknown stage, or a budget that is not positive.
+        FileNotFoundError: a stage that must come before is missing.
+    """
+    if stage not in (*STAGES, "all", "export"):
+        known = ", ".join((*STAGES, "all", "export"))
+        raise ValueError(f"unknown stage {stage!r}; expected one of {known}")
+    for name, value in (("minutes", minutes), ("steps", steps)):
+        if value is not None and value <= 0:
+            raise ValueError(f"{name} must be positive; got {value}")
+    work = Path(work)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    scale = 1.0 if minutes is None else minutes / sum(MINUTES.values())
+    for name in STAGES if stage == "all" else (stage,):
+        if name == "data":
+            render_dataset(
+                work / "data", images, seed, workers, report=lambda n, of: log.info("portraits %d of %d", n, of)
+            )
+        elif name in MINUTES:
+            share = MINUTES[name] * scale if stage == "all" else (minutes or MINUTES[name])
+            budget = Budget(steps=steps) if steps is not None else Budget(minutes=share)
+            if not train(_stage(name)(work, device, seed), work, budget, seed=seed):
+                return False
+    if stage == "export":
+        for name in MINUTES:
+            module = "text_encoder" if name == "text" else name
+            module = "controlnet_landmarks" if name == "landmarks" else module
+            if (work / name / "state.pt").exists() and not (work / "modules" / module).exists():
+                export_unfinished(_stage(name)(work, device, seed), work)
+    if stage in ("all", "export"):
+        export_family(work, out or work / "mini")
+    return True
+
+
+def _stage(name: str) -> Callable[[Path, torch.device | str, int], Stage]:
+    if name == "text":
+        from headsculpt.priors.train_text import text_stage
+
+        return text_stage
+    if name == "vae":
+        from headsculpt.priors.train_vae import vae_stage
+
+        return vae_stage
+    if name == "unet":
+        from headsculpt.priors.train_unet import unet_stage
+
+        return unet_stage
+    from headsculpt.priors.train_controlnet import landmark_stage
+
+    return landmark_stage
+
+
+def export_family(work: Path, out: Path) -> None:
+    """Copy the trained modules into one prior folder, whole or not at all.
+
+    Raises:
+        FileNotFoundError: a module is not trained yet.
+    """
+    import diffusers
+
+    modules = work / "modules"
+    for name in EXPORTED:
+        if not (modules / name).is_dir():
+            raise FileNotFoundError(
+                f"{modules / name} is missing, so the family is incomplete; run headsculpt train-prior all "
+                f"--work {work} to train what is left"
+            )
+    temporary = out.with_name(out.name + f".tmp{os.getpid()}")
+    temporary.mkdir(parents=True)
+    try:
+        for name in (*EXPORTED, *BESIDE):
+            if (modules / name).is_dir():
+                shutil.copytree(modules / name, temporary / name)
+        for extra in modules.glob("*.safetensors"):  # small maps that lie beside the models
+            shutil.copy(extra, temporary)
+        index: dict[str, object] = {"_class_name": "StableDiffusionPipeline"}
+        index |= {"_diffusers_version": diffusers.__version__, **{k: list(v) for k, v in EXPORTED.items()}}
+        index |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
+        index |= {"image_encoder": [None, None], "requires_safety_checker": False}
+        (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        (temporary / "README.md").write_text(CARD, encoding="utf-8")
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """``python -m headsculpt.priors.training``."""
+    parser = argparse.ArgumentParser(description="Train the mini prior family.")
+    parser.add_argument("stage", choices=(*STAGES, "all", "export"))
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--minutes", type=float)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--images", type=int, default=IMAGES)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--threads", type=int)
+    given = vars(parser.parse_args(arguments))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    stage, work = given.pop("stage"), given.pop("work")
+    try:
+        return 0 if train_prior(stage, work, **given) else 130
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1

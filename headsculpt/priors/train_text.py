@@ -1,0 +1,131 @@
+"""The text encoder, trained on text alone: its end state must tell what the caption says.
+
+Captions cost nothing, so before any image is seen the encoder learns to read: from the end token's final
+state one linear head per attribute family names the value, or that none was said; two more read the view.
+The heads are then dropped and the encoder stays frozen. Trained together with the UNet instead, a fresh
+encoder would have to learn the language from a hundred thousand noisy images.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from headsculpt.priors import mini
+from headsculpt.priors.sampling import mixed
+from headsculpt.priors.training import Stage
+from headsculpt.synthesis import wording
+from headsculpt.synthesis.attributes import VALUES, Attributes
+from headsculpt.synthesis.captions import caption, sample_attributes, view_class
+from headsculpt.synthesis.instructions import sample_edit
+
+VIEW_CLASSES = tuple(wording.VIEWS)
+SIDES = ("left", "right")
+FIELDS = {**{name: len(values) for name, values in VALUES.items()}, "view": len(VIEW_CLASSES), "side": 2}
+INSTRUCTION_SHARE = 0.15
+
+
+class Reader(nn.Module):
+    """The text encoder with one head per field; class ``n`` of a field of ``n`` values is "not said"."""
+
+    def __init__(self, encoder: nn.Module, width: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.heads = nn.ModuleDict({name: nn.Linear(width, count + 1) for name, count in FIELDS.items()})
+
+    def forward(self, ids: Tensor) -> dict[str, Tensor]:
+        state = self.encoder(ids).pooler_output
+        return {name: head(state) for name, head in self.heads.items()}
+
+
+def _labels(attributes: Attributes, named: frozenset[str], text: str, azimuth: float | None) -> list[int]:
+    labels = [
+        values.index(getattr(attributes, name)) if name in named else len(values)
+        for name, values in VALUES.items()
+    ]
+    view, side = len(VIEW_CLASSES), len(SIDES)
+    if azimuth is not None:
+        name, seen_from = view_class(azimuth)
+        low = text.lower()
+        said = [p for p in wording.VIEWS[name] if p.format(side=seen_from).lower() in low]
+        if said:
+            view = VIEW_CLASSES.index(name)
+            if any("{side}" in phrase for phrase in said):
+                side = SIDES.index(seen_from)
+    return [*labels, view, side]
+
+
+def labelled_texts(count: int, rng: np.random.Generator) -> tuple[list[str], np.ndarray]:
+    """Captions and, among them, edit instructions, whose labels are the values that the edit asks for.
+
+    Returns:
+        texts, and labels ``(count, len(FIELDS))`` int64.
+    """
+    texts, labels = [], []
+    for _ in range(count):
+        person = sample_attributes(rng)
+        if rng.random() < INSTRUCTION_SHARE:
+            after, text = sample_edit(person, rng)
+            changed = frozenset(name for name in VALUES if getattr(after, name) != getattr(person, name))
+            texts.append(text)
+            labels.append(_labels(after, changed, text, None))
+            continue
+        azimuth, elevation = float(rng.uniform(-180, 180)), float(rng.uniform(-15, 35))
+        half = float(rng.uniform(0.5, 1.05))
+        said = caption(person, rng, azimuth_deg=azimuth, elevation_deg=elevation, half_height=half)
+        texts.append(said.text)
+        labels.append(_labels(person, said.named, said.text, azimuth))
+    return texts, np.asarray(labels, np.int64)
+
+
+def corpus(count: int, seed: int) -> list[str]:
+    """Texts for the tokenizer: captions and instructions."""
+    return labelled_texts(count, np.random.default_rng([seed, 1]))[0]
+
+
+def text_stage(
+    work: Path, device: torch.device | str, seed: int, *, config: dict = mini.TEXT, batch: int = 128,
+    corpus_size: int = 20_000,
+) -> Stage:  # fmt: skip
+    """Stage "text": makes ``modules/tokenizer`` at once if it is not there, and trains the encoder."""
+    from transformers import CLIPTokenizer
+
+    modules = work / "modules"
+    if not (modules / "tokenizer" / "tokenizer.json").exists():
+        mini.save_tokenizer(mini.make_tokenizer(corpus(corpus_size, seed)), modules / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(modules / "tokenizer")
+    torch.manual_seed(seed)
+    reader = Reader(mini.make_text_encoder(tokenizer, config), config["hidden_size"]).to(device)
+
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        texts, labels = labelled_texts(batch, np.random.default_rng([seed, 2, step]))
+        ids = mini.tokenise(tokenizer, texts)
+        # Attention is causal: cutting the padding after the longest text leaves every end state as it is.
+        longest = int((ids != tokenizer.eos_token_id).sum(1).max()) + 1
+        with mixed(device):
+            scores = reader(ids[:, :longest].to(device))
+        target = torch.from_numpy(labels).to(device)
+        losses, right = [], []
+        for column, name in enumerate(FIELDS):
+            losses.append(F.cross_entropy(scores[name].float(), target[:, column]))
+            right.append((scores[name].argmax(-1) == target[:, column]).float().mean())
+        return torch.stack(losses).sum(), {"right": float(torch.stack(right).mean())}
+
+    def export(model: nn.Module) -> None:
+        save_module(model.encoder, modules / "text_encoder")
+
+    return Stage(
+        "text", reader, loss, export, batch, learning_rate=1e-3, ema_decay=0.99, weight_decay=0.01,
+        betas=(0.9, 0.98),
+    )  # fmt: skip
+
+
+def save_module(module: nn.Module, folder: Path) -> None:
+    """Write a diffusers or transformers model as float16 safetensors, leaving ``module`` as it is."""
+    from copy import deepcopy
+
+    deepcopy(module).to("cpu", torch.float16).save_pretrained(folder, safe_serialization=True)

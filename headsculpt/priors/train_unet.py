@@ -1,0 +1,212 @@
+"""The noise predictor of the mini family: v-prediction on the latents of its frozen VAE."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from headsculpt.priors import mini
+from headsculpt.priors.dataset import Portraits, open_dataset
+from headsculpt.priors.sampling import decode, embed, mixed, sample_latents
+from headsculpt.priors.train_text import save_module
+from headsculpt.priors.train_vae import to_tensor
+from headsculpt.priors.training import Stage
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, DDIMScheduler
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+log = logging.getLogger(__name__)
+
+EMPTY_SHARE = 0.1  # of the texts are dropped, so that guidance has its unconditional half
+SNR_CAP = 5.0  # gamma of min-SNR weighting, Hang et al. 2023
+
+SHEET_TEXTS = (
+    "an old man with a white beard and round glasses, front view",
+    "a woman with long red hair, three-quarter view from the left",
+    "an orc with green skin and a crown, angry, front view",
+    "a boy with a blue baseball cap, smiling, left side view",
+    "a girl with a blonde ponytail, back view",
+    "a zombie with sunglasses and a pink mohawk, front view",
+    "a marble bust of a man with curly hair, three-quarter view from the right",
+    "a bronze statue of an old woman with a bun, right side view",
+    "an elf with pointed ears, long white hair and earrings, front view",
+    "a surprised man with a brown moustache and square glasses, front view, close-up",
+    "an alien with blue skin and headphones, front view",
+    "a man in a black suit and tie with a goatee and an eyepatch, front view",
+    "a woman with a red cowboy hat, front view",
+    "a man with a black top hat, back view",
+    "a wooden carving of a girl with a beanie, three-quarter view from the left",
+    "a bald man with dark skin in a yellow hoodie, sad, front view",
+)
+
+
+@dataclass
+class Frozen:
+    """What a stage on latents needs of the stages before."""
+
+    portraits: Portraits
+    tokenizer: CLIPTokenizer
+    encoder: CLIPTextModel
+    vae: AutoencoderKL
+    scheduler: DDIMScheduler
+    latents: NDArray
+    ids: NDArray
+    device: torch.device | str
+
+    def batch(self, size: int, generator: torch.Generator, empty_share: float) -> tuple[NDArray, Tensor, Tensor]:
+        """Random images: their indices, scaled latents ``(B, C, h, w)`` and text states ``(B, T, D)``."""
+        indices = torch.randint(len(self.portraits), (size,), generator=generator).numpy()
+        which = torch.randint(self.ids.shape[1], (size,), generator=generator).numpy()
+        ids = torch.from_numpy(self.ids[indices, which].astype(np.int64))
+        dropped = torch.rand(size, generator=generator) < empty_share
+        ids[dropped] = mini.tokenise(self.tokenizer, [""])
+        with torch.no_grad(), mixed(self.device):
+            text = self.encoder(ids.to(self.device)).last_hidden_state.float()
+        return indices, torch.from_numpy(self.latents[indices]).to(self.device).float(), text
+
+
+def open_frozen(work: Path, device: torch.device | str) -> Frozen:
+    """Load data set, text encoder and VAE of a work folder, with latents and tokens made once and kept.
+
+    Raises:
+        FileNotFoundError: a stage before has not been trained.
+    """
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    modules = work / "modules"
+    for stage, name in (("text", "text_encoder"), ("vae", "vae")):
+        if not (modules / name / "config.json").exists():
+            raise FileNotFoundError(
+                f"{modules / name} is missing; train it first: headsculpt train-prior {stage} --work {work}"
+            )
+    portraits = open_dataset(work / "data")
+    tokenizer = CLIPTokenizer.from_pretrained(modules / "tokenizer")
+    encoder = CLIPTextModel.from_pretrained(modules / "text_encoder", torch_dtype=torch.float32).to(device)
+    vae = AutoencoderKL.from_pretrained(modules / "vae", torch_dtype=torch.float32).to(device)
+    encoder.eval().requires_grad_(False)
+    vae.eval().requires_grad_(False)
+    latents = _cached_latents(work / "latents", portraits, vae, modules / "vae", device)
+    ids = _token_ids(portraits, tokenizer)
+    return Frozen(portraits, tokenizer, encoder, vae, mini.make_scheduler(), latents, ids, device)
+
+
+def _cached_latents(
+    folder: Path, portraits: Portraits, vae: AutoencoderKL, weights: Path, device: torch.device | str
+) -> NDArray:
+    """Means of all latents ``(N, C, h, w)`` float16 on disk; goes on where an interrupted pass ended."""
+    stamp = hashlib.sha256((weights / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
+    size = portraits.shards[0].shape[1] // 2 ** (len(vae.config.block_out_channels) - 1)
+    shape = (len(portraits), vae.config.latent_channels, size, size)
+    folder.mkdir(parents=True, exist_ok=True)
+    path, note = folder / "latents.npy", folder / "latents.json"
+    done = 0
+    if path.exists() and note.exists():
+        said = json.loads(note.read_text(encoding="utf-8"))
+        if said["vae"] == stamp and tuple(said["shape"]) == shape:
+            done = said["done"]
+    latents = np.lib.format.open_memmap(path, "r+" if done else "w+", np.float16, shape)
+    if not done:
+        note.unlink(missing_ok=True)
+    with torch.no_grad(), mixed(device):
+        for start in range(done, len(portraits), 64):
+            part = np.arange(start, min(start + 64, len(portraits)))
+            mean = vae.encode(to_tensor(portraits.images(part), device)).latent_dist.mean
+            latents[part] = (mean.float() * vae.config.scaling_factor).cpu().numpy().astype(np.float16)
+            if start // 64 % 32 == 31 or part[-1] == len(portraits) - 1:
+                latents.flush()
+                said = {"vae": stamp, "shape": shape, "done": int(part[-1]) + 1}
+                note.write_text(json.dumps(said), encoding="utf-8")
+                log.info("latents %d of %d", part[-1] + 1, len(portraits))
+    return np.load(path, mmap_mode="r")
+
+
+def _token_ids(portraits: Portraits, tokenizer: CLIPTokenizer) -> NDArray:
+    """Tokens of all captions ``(N, captions, T)`` uint16."""
+    per_image = min(len(entry) for entry in portraits.captions)
+    texts = [text for entry in portraits.captions for text in entry[:per_image]]
+    parts = [
+        mini.tokenise(tokenizer, texts[i : i + 4096]).numpy().astype(np.uint16)
+        for i in range(0, len(texts), 4096)
+    ]
+    return np.concatenate(parts).reshape(len(portraits), per_image, -1)
+
+
+def stratified_timesteps(count: int, total: int, generator: torch.Generator) -> Tensor:
+    """One timestep in each of ``count`` equal parts of [0, total): ``(count,)`` int64, less noise in the loss."""
+    places = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    return (places * total).long().clamp(max=total - 1)
+
+
+def velocity_loss(output: Tensor, latents: Tensor, noise: Tensor, alphas: Tensor) -> Tensor:
+    """Squared error of v with min-SNR weights.
+
+    v = sqrt(a) noise - sqrt(1 - a) latents (Salimans & Ho 2022); the weight for v is
+    min(SNR, gamma) / (SNR + 1) (Hang et al. 2023).
+
+    Args:
+        output: ``(B, C, h, w)`` predicted v.
+        latents, noise: ``(B, C, h, w)``.
+        alphas: ``(B,)`` cumulative alphas at the timesteps.
+    """
+    a = alphas[:, None, None, None]
+    target = a.sqrt() * noise - (1 - a).sqrt() * latents
+    snr = alphas / (1 - alphas).clamp(min=1e-8)
+    weight = snr.clamp(max=SNR_CAP) / (snr + 1)
+    each = (output.float() - target).square().mean((1, 2, 3))
+    # Divided by the mean weight, so that the learning rate means what it does without weights.
+    return (weight * each).sum() / weight.sum()
+
+
+def unet_stage(
+    work: Path, device: torch.device | str, seed: int, *, config: dict = mini.UNET, batch: int = 64
+) -> Stage:
+    """Stage "unet"; needs the data set, the text encoder and the VAE."""
+    frozen = open_frozen(work, device)
+    torch.manual_seed(seed)
+    unet = mini.make_unet(config).to(device)
+    alphas = frozen.scheduler.alphas_cumprod.to(device)
+
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        _, latents, text = frozen.batch(batch, generator, EMPTY_SHARE)
+        noise = torch.randn(latents.shape, generator=generator).to(device)
+        t = stratified_timesteps(batch, len(alphas), generator).to(device)
+        noisy = frozen.scheduler.add_noise(latents, noise, t)
+        with mixed(device):
+            output = unet(noisy, t, text).sample
+        return velocity_loss(output, latents, noise, alphas[t]), {}
+
+    def sheet(model: nn.Module) -> Image.Image:
+        return sample_sheet(frozen, model)
+
+    def export(model: nn.Module) -> None:
+        save_module(model, work / "modules" / "unet")
+        frozen.scheduler.save_pretrained(work / "modules" / "scheduler")
+
+    return Stage("unet", unet, loss, export, batch, sheet, learning_rate=6e-4, ema_decay=0.9985)
+
+
+def sample_sheet(
+    frozen: Frozen, unet: nn.Module, controlnet: nn.Module | None = None, condition: Tensor | None = None
+) -> Image.Image:
+    """Samples for :data:`SHEET_TEXTS`, eight in a row."""
+    text = embed(frozen.tokenizer, frozen.encoder, SHEET_TEXTS)
+    empty = embed(frozen.tokenizer, frozen.encoder, [""])
+    latents = sample_latents(
+        unet, mini.make_scheduler(), text, empty, torch.Generator().manual_seed(0),
+        controlnet=controlnet, condition=condition,
+    )  # fmt: skip
+    pictures = (decode(frozen.vae, latents) * 255).byte().cpu().numpy()
+    rows = np.concatenate([np.concatenate(list(pictures[i : i + 8]), 1) for i in range(0, len(pictures), 8)])
+    return Image.fromarray(rows)

@@ -1,0 +1,472 @@
+"""The loop: cameras -> rendering -> guidance -> step, first on a NeRF, then on the mesh made from it.
+
+Read it top to bottom and copy out what you want to change: :func:`sculpt` builds the two stages,
+:func:`run_stage` is the loop that both share.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from headsculpt.cameras import Cameras, framed, sample_head_cameras
+from headsculpt.config import SculptConfig
+from headsculpt.meshes import Mesh
+from headsculpt.rendering import Rendering
+from headsculpt.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from headsculpt.guidance.score_distillation import Guidance
+    from headsculpt.priors.prior import Prior
+    from headsculpt.representations.dmtet import DMTet
+    from headsculpt.representations.nerf import NeRF
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Progress:
+    """One step, as the progress callback sees it. Times are seconds."""
+
+    stage: str
+    step: int  # done in this stage
+    steps: int  # of this stage
+    loss: float
+    seconds: float  # since sculpt() was called
+    eta_s: float  # to the end of the last stage
+    image: np.ndarray | None = None  # (H, W, 3) uint8, when a preview was made
+
+
+@dataclass
+class FinishedHead:
+    """What the loop leaves: geometry, and the field that colours it.
+
+    Attributes:
+        mesh: watertight, with vertex colours, in scene units.
+        colour_field: ``(N, 3)`` scene points -> ``(N, 3)`` albedo in [0, 1].
+        dmtet: the last representation, for renders of the field itself.
+    """
+
+    mesh: Mesh
+    colour_field: nn.Module
+    dmtet: DMTet
+
+
+class Stage(Protocol):
+    """What :func:`run_stage` needs of a stage."""
+
+    name: str
+    steps: int
+    module: nn.Module
+
+    def cameras(self, progress: float, generator: torch.Generator) -> Cameras: ...
+
+    def render(self, cameras: Cameras, background: Tensor, generator: torch.Generator | None) -> Rendering: ...
+
+    def regularisation(self, progress: float) -> Tensor: ...
+
+    def optimiser(self) -> torch.optim.Optimizer: ...
+
+    def before_step(self, step: int, generator: torch.Generator) -> None: ...
+
+
+class CoarseStage:
+    """A NeRF with the head as density prior (HeadSculpt, method A.2 and A.3)."""
+
+    name = "coarse"
+
+    def __init__(self, nerf: NeRF, config: SculptConfig) -> None:
+        self.module, self.nerf, self.config = nerf, nerf, config
+        self.steps = config.coarse.steps
+
+    def cameras(self, progress: float, generator: torch.Generator) -> Cameras:
+        return training_cameras(
+            self.config, self.config.coarse.batch, self.config.coarse.render_size, generator
+        )
+
+    def render(self, cameras: Cameras, background: Tensor, generator: torch.Generator | None) -> Rendering:
+        return self.nerf.render(cameras, background=background, generator=generator)
+
+    def regularisation(self, progress: float) -> Tensor:
+        coarse = self.config.coarse
+        terms = self.nerf.regularisation(progress)
+        ramp = min(1.0, 2 * progress)
+        weights = {
+            "entropy": coarse.entropy_weight * ramp,
+            "opacity": coarse.opacity_weight,
+            "orientation": coarse.orientation_weight,
+        }
+        return weighted_sum(terms, weights)
+
+    def optimiser(self) -> torch.optim.Optimizer:
+        coarse = self.config.coarse
+        grid, network = split_parameters(self.nerf)
+        groups = [{"params": grid, "lr": coarse.lr_grid}, {"params": network, "lr": coarse.lr_network}]
+        return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
+
+    def before_step(self, step: int, generator: torch.Generator) -> None:
+        if step % 16 == 0:
+            self.nerf.update_occupancy(step, generator)
+
+
+class FineStage:
+    """A DMTet made from the NeRF; its colour field goes on training (HeadSculpt, method A.9)."""
+
+    name = "fine"
+
+    def __init__(self, dmtet: DMTet, config: SculptConfig) -> None:
+        self.module, self.dmtet, self.config = dmtet, dmtet, config
+        self.steps = config.fine.steps
+
+    def cameras(self, progress: float, generator: torch.Generator) -> Cameras:
+        return training_cameras(self.config, self.config.fine.batch, self.config.fine.render_size, generator)
+
+    def render(self, cameras: Cameras, background: Tensor, generator: torch.Generator | None) -> Rendering:
+        return self.dmtet.render(cameras, background=background, generator=generator)
+
+    def regularisation(self, progress: float) -> Tensor:
+        fine = self.config.fine
+        weights = {"laplacian": fine.laplacian_weight, "normal": fine.normal_weight, "sign": fine.sign_weight}
+        return weighted_sum(self.dmtet.regularisation(), weights)
+
+    def optimiser(self) -> torch.optim.Optimizer:
+        fine = self.config.fine
+        colour = set(self.dmtet.colour_field.parameters())
+        geometry = [p for p in self.dmtet.parameters() if p.requires_grad and p not in colour]
+        grid, network = split_parameters(self.dmtet.colour_field)
+        groups = [
+            {"params": geometry, "lr": fine.lr_geometry},
+            {"params": grid, "lr": fine.lr_grid},
+            {"params": network, "lr": fine.lr_network},
+        ]
+        return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
+
+    def before_step(self, step: int, generator: torch.Generator) -> None:
+        pass
+
+
+def sculpt(
+    config: SculptConfig,
+    run: RunFolder,
+    *,
+    guidance: Guidance | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> FinishedHead:
+    """Sculpts the head that ``config`` describes, or goes on where ``run`` was interrupted.
+
+    Args:
+        config: all settings; its seed is the only source of randomness.
+        run: folder for checkpoints, previews and progress.
+        guidance: replaces score distillation in both stages; any function
+            ``(rendering, cameras, progress, generator) -> loss`` will do.
+        progress: called after each step; KeyboardInterrupt raised from it is kept as a checkpoint.
+
+    Returns:
+        the finished head.
+    """
+    from headsculpt.devices import resolve_device
+
+    device = resolve_device(config.device)
+    generator = torch.Generator().manual_seed(config.seed)
+    torch.manual_seed(config.seed)  # initial weights
+    clock = Clock(config, progress)
+
+    checkpoint = run.load_checkpoint()
+    for warning in run.warnings:
+        log.warning(warning)
+
+    prior, guides = None, {}
+    if guidance is None:
+        prior = load_guiding_prior(config, device)
+    vertices, faces, contours = starting_head(config, prior)
+    if guidance is None and prior is not None:
+        guides = diffusion_guides(config, prior, vertices, faces, contours)
+    guide = {name: guidance or guides.get(name) for name in ("coarse", "fine")}
+
+    coarse = CoarseStage(new_nerf(config, vertices, faces).to(device), config)
+    resumed = checkpoint if checkpoint and checkpoint["stage"] == "coarse" else None
+    if checkpoint is None or checkpoint["stage"] == "coarse":
+        run_stage(coarse, guide["coarse"], config, run, generator, clock, resumed)
+        coarse_state = coarse.nerf.state_dict()
+    else:
+        coarse_state = checkpoint["state"]["coarse"]
+        coarse.nerf.load_state_dict(coarse_state)
+
+    fine = FineStage(new_dmtet(config, coarse.nerf), config)
+    resumed = checkpoint if checkpoint and checkpoint["stage"] == "fine" else None
+    keep = {k: v.clone() for k, v in coarse_state.items()}
+    run_stage(fine, guide["fine"], config, run, generator, clock, resumed, extra={"coarse": keep})
+
+    with torch.no_grad():
+        mesh = fine.dmtet.mesh()
+    return FinishedHead(mesh.checked("the sculpted mesh"), fine.dmtet.colour_field, fine.dmtet)
+
+
+def run_stage(
+    stage: Stage,
+    guidance: Guidance | None,
+    config: SculptConfig,
+    run: RunFolder,
+    generator: torch.Generator,
+    clock: Clock,
+    checkpoint: dict[str, Any] | None = None,
+    extra: dict[str, Any] | None = None,
+) -> None:
+    """Optimises one stage from its first step, or from ``checkpoint``, to its last.
+
+    Args:
+        stage: what is optimised.
+        guidance: gives the loss of a rendering; None only for a stage of no steps.
+        config, run: settings and folder.
+        generator: every random number of the loop comes from here.
+        clock: times and reports.
+        checkpoint: of this stage, from :meth:`RunFolder.load_checkpoint`.
+        extra: goes into each checkpoint beside the stage's own state.
+    """
+    optimiser = stage.optimiser()
+    base_rates = [group["lr"] for group in optimiser.param_groups]
+    first = 0
+    if checkpoint is not None:
+        state = checkpoint["state"]
+        stage.module.load_state_dict(state["module"])
+        optimiser.load_state_dict(state["optimiser"])
+        generator.set_state(state["generator"])
+        first = checkpoint["step"]
+
+    def save(step: int) -> None:
+        state = {
+            "module": stage.module.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "generator": generator.get_state(),
+            **(extra or {}),
+        }
+        run.save_checkpoint(stage.name, step, state)
+
+    if first == 0 and extra:  # so that the stage before need not run again
+        save(0)
+    device = next(stage.module.parameters()).device
+    for step in range(first, stage.steps):
+        started = time.perf_counter()
+        progress = step / stage.steps
+        for group, rate in zip(optimiser.param_groups, base_rates, strict=True):
+            group["lr"] = rate * learning_rate_factor(progress)
+        stage.before_step(step, generator)
+        cameras = stage.cameras(progress, generator).to(device)
+        background = random_background(len(cameras), generator).to(device)
+        rendering = stage.render(cameras, background, generator)
+        if guidance is None:
+            raise ValueError(f"stage {stage.name!r} has {stage.steps} steps but no guidance")
+        result = guidance(rendering, cameras, progress, generator)
+        loss, record = result if isinstance(result, tuple) else (result, None)
+        total = loss + stage.regularisation(progress)
+        optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        drop_bad_gradients(stage.module)
+        optimiser.step()
+
+        seconds = time.perf_counter() - started
+        line = {"stage": stage.name, "step": step + 1, "loss": float(loss), "seconds": round(seconds, 4)}
+        if record is not None:
+            line |= {"timestep": round(record.timestep, 4), "guidance_seconds": round(record.seconds, 4)}
+        run.log(line)
+        image = None
+        if clock.preview_due(config.preview_every_s) or step + 1 == stage.steps:
+            image = preview(stage)
+            run.save_preview(f"{stage.name}-{step + 1:05d}", image)
+        try:
+            clock.report(stage, step + 1, float(loss), seconds, image)
+        except KeyboardInterrupt:
+            save(step + 1)
+            raise
+        if clock.checkpoint_due(config.checkpoint_every_s) and step + 1 < stage.steps:
+            save(step + 1)
+
+
+class Clock:
+    """Times a run: when previews and checkpoints are due, and how long is left."""
+
+    def __init__(self, config: SculptConfig, callback: Callable[[Progress], None] | None) -> None:
+        self.callback = callback
+        self.started = self.last_preview = self.last_checkpoint = time.monotonic()
+        self.step_seconds: dict[str, float] = {}
+        self.fine_steps = config.fine.steps
+
+    def preview_due(self, every_s: float) -> bool:
+        now = time.monotonic()
+        if now - self.last_preview < every_s:
+            return False
+        self.last_preview = now
+        return True
+
+    def checkpoint_due(self, every_s: float) -> bool:
+        now = time.monotonic()
+        if now - self.last_checkpoint < every_s:
+            return False
+        self.last_checkpoint = now
+        return True
+
+    def report(
+        self, stage: Stage, step: int, loss: float, seconds: float, image: np.ndarray | None
+    ) -> None:
+        if self.callback is None:
+            return
+        usual = self.step_seconds.get(stage.name, seconds)
+        self.step_seconds[stage.name] = 0.9 * usual + 0.1 * seconds
+        eta = (stage.steps - step) * self.step_seconds[stage.name]
+        if stage.name == "coarse":
+            eta += self.fine_steps * self.step_seconds[stage.name]
+        elapsed = time.monotonic() - self.started
+        self.callback(Progress(stage.name, step, stage.steps, loss, elapsed, eta, image))
+
+
+def learning_rate_factor(progress: float) -> float:
+    """Warm-up over the first 2 %, then constant, then down to a tenth over the last 30 % (ours)."""
+    if progress < 0.02:
+        return 0.1 + 0.9 * progress / 0.02
+    return 1.0 if progress < 0.7 else 1.0 - 0.9 * (progress - 0.7) / 0.3
+
+
+def training_cameras(config: SculptConfig, batch: int, size: int, generator: torch.Generator) -> Cameras:
+    """Balanced cameras around the head, in the ranges of the configuration."""
+    c = config.cameras
+    return sample_head_cameras(
+        batch,
+        generator,
+        height=size,
+        width=size,
+        elevation_deg=(c.elevation_min_deg, c.elevation_max_deg),
+        half_height=(c.half_height_min, c.half_height_max),
+        fov_y_deg=(c.fov_min_deg, c.fov_max_deg),
+        jitter=c.jitter,
+    )
+
+
+def random_background(batch: int, generator: torch.Generator) -> Tensor:
+    """Plain light colours ``(batch, 3)``; a new one each step, so that fog never blends in (ours)."""
+    grey = 0.55 + 0.42 * torch.rand(batch, 1, generator=generator)
+    tint = 0.12 * (torch.rand(batch, 3, generator=generator) - 0.5)
+    return (grey + tint).clamp(0, 1)
+
+
+def weighted_sum(terms: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+    """Sum of the terms that have a weight; a term that is missing counts as 0."""
+    total = torch.zeros(())
+    for name, weight in weights.items():
+        if weight > 0 and name in terms:
+            total = total + weight * terms[name]
+    return total
+
+
+def split_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Parameters of hash grids, and all others; the two learn at different rates (method A.7)."""
+    from headsculpt.representations.encodings import HashGrid
+
+    grid = [p for m in module.modules() if isinstance(m, HashGrid) for p in m.parameters()]
+    ids = {id(p) for p in grid}
+    return grid, [p for p in module.parameters() if p.requires_grad and id(p) not in ids]
+
+
+def drop_bad_gradients(module: nn.Module) -> None:
+    """Zeros gradient elements that are not finite, so that one bad sample cannot end a run."""
+    for parameter in module.parameters():
+        if parameter.grad is not None:
+            torch.nan_to_num_(parameter.grad, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def load_guiding_prior(config: SculptConfig, device: torch.device) -> Prior:
+    from headsculpt.priors.catalogue import load_prior
+
+    names = {"auto": torch.float32 if device.type == "cpu" else torch.float16}
+    dtype = names.get(config.prior.dtype) or getattr(torch, config.prior.dtype)
+    return load_prior(config.prior.name, device=device, dtype=dtype, controls=tuple(config.prior.controls))
+
+
+def starting_head(
+    config: SculptConfig, prior: Prior | None
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Vertices, faces and landmark contours of the head that the sculpture starts from."""
+    from headsculpt.heads.builtin import builtin_head
+
+    head = builtin_head()
+    identity: dict[str, float] = {}
+    expression: dict[str, float] = {}
+    if prior is not None and config.guidance.text_to_head and prior.text_to_head is not None:
+        identity, expression = prior.text_to_head(prior, config.prompt)
+    return head.vertices(identity, expression), head.faces, dict(head.landmarks)
+
+
+def diffusion_guides(
+    config: SculptConfig,
+    prior: Prior,
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    contours: dict[str, np.ndarray],
+) -> dict[str, Guidance]:
+    """Score distillation for each stage, with landmark control where the prior has it."""
+    from headsculpt.guidance.backbone import LatentDiffusion
+    from headsculpt.guidance.landmark_control import LandmarkControl
+    from headsculpt.guidance.score_distillation import ScoreDistillation
+
+    backbone = LatentDiffusion(prior, autocast=config.prior.dtype == "auto")
+    landmarks = None
+    if "landmarks" in config.prior.controls:
+        landmarks = LandmarkControl(
+            vertices,
+            faces,
+            contours,
+            size=backbone.image_size,
+            rule=config.guidance.landmark_rule,  # type: ignore[arg-type]
+            scale=config.prior.control_scale,
+        )
+    return {
+        name: ScoreDistillation(
+            backbone,
+            config.prompt,
+            config.guidance,
+            stage,
+            landmarks=landmarks,
+            negative_prompt=config.negative_prompt,
+        )
+        for name, stage in (("coarse", config.coarse), ("fine", config.fine))
+    }
+
+
+def new_nerf(config: SculptConfig, vertices: np.ndarray, faces: np.ndarray) -> NeRF:
+    """The coarse representation before its first step."""
+    from headsculpt.representations.density_prior import DensityPrior
+    from headsculpt.representations.nerf import NeRF
+
+    coarse = config.coarse
+    prior = DensityPrior.from_mesh(vertices, faces)
+    return NeRF(
+        density_prior=prior,
+        levels=coarse.hash_levels,
+        finest_resolution=coarse.hash_finest,
+        log2_table=coarse.hash_log2_table,
+        samples=coarse.samples,
+    )
+
+
+def new_dmtet(config: SculptConfig, nerf: NeRF) -> DMTet:
+    """The fine representation, from the coarse one."""
+    from headsculpt.representations.dmtet import DMTet
+
+    return DMTet.from_field(nerf, resolution=config.fine.tet_resolution)
+
+
+@torch.no_grad()
+def preview(stage: Stage, size: int = 128) -> np.ndarray:
+    """Front, three-quarter, side and back in one strip, ``(size, 4 size, 3)`` uint8."""
+    cameras = framed([0.0, 45.0, 90.0, 180.0], 5.0, 1.0, height=size, width=size)
+    device = next(stage.module.parameters()).device
+    background = torch.full((4, 3), 0.9, device=device)
+    rgb = stage.render(cameras.to(device), background, None).rgb
+    strip = torch.cat(list(rgb), 1).clamp(0, 1)
+    return (strip * 255 + 0.5).to(torch.uint8).cpu().numpy()

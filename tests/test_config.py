@@ -1,0 +1,95 @@
+"""The schema, presets and overrides, and what is said when one of them is wrong."""
+
+import pytest
+
+from headsculpt.config import PRESETS, SculptConfig, keys, load_config, read_config, to_yaml
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_loads_and_survives_its_own_file(preset, tmp_path):
+    config = load_config(preset, prompt="an elf with ${hair} and: colons", seed=7)
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(config), encoding="utf-8")
+    assert read_config(path) == config
+    assert config.preset == preset
+
+
+def test_overrides_take_the_type_of_their_setting():
+    config = load_config(
+        "mini",
+        ["coarse.steps=12", "coarse.lr_grid=1e-3", "guidance.text_to_head=false", "prior.controls=[]", "seed=3"],
+    )
+    assert config.coarse.steps == 12
+    assert config.coarse.lr_grid == 1e-3
+    assert config.guidance.text_to_head is False
+    assert config.prior.controls == []
+    assert config.seed == 3
+
+
+def test_presets_do_not_share_state():
+    load_config("mini").prior.controls.append("changed")
+    assert "changed" not in load_config("mini").prior.controls
+
+
+def test_draft_is_less_work_than_mini_and_sd15_is_the_published_setting():
+    draft, mini, sd15 = (load_config(p) for p in PRESETS)
+    assert draft.coarse.steps < mini.coarse.steps and draft.fine.steps < mini.fine.steps
+    assert (sd15.coarse.guidance_scale, sd15.fine.t_max_start, sd15.fine.laplacian_weight) == (100.0, 0.5, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "message"),
+    [
+        ("minni", [], r"unknown preset 'minni' \(did you mean mini\?\); presets: draft, mini, sd15"),
+        ("nowhere.yaml", [], "there is no preset file 'nowhere.yaml'"),
+        ("mini", ["coarse.stepps=3"], r"unknown setting 'coarse.stepps' \(did you mean coarse.steps"),
+        ("mini", ["stepps=3"], r"unknown setting 'stepps' \(did you mean .*coarse.steps"),
+        ("mini", ["fine.samples=3"], r"unknown setting 'fine.samples' \(did you mean .*coarse.samples"),
+        ("mini", ["qqqqqq=3"], "unknown setting 'qqqqqq'$"),
+        ("mini", ["coarse=3"], "'coarse' is a group of settings; set one of its own, such as coarse.steps"),
+        ("mini", ["coarse.steps"], "expected key=value .* got 'coarse.steps'"),
+        ("mini", ["coarse.steps=many"], "coarse.steps should be a whole number .* got 'many'"),
+        ("mini", ["coarse.lr_grid=fast"], "coarse.lr_grid should be a number .* got 'fast'"),
+        ("mini", ["guidance.text_to_head=perhaps"], "guidance.text_to_head should be true or false"),
+        ("mini", ["coarse.batch=0"], "coarse.batch is 0; expected at least 1"),
+        ("mini", ["coarse.steps=-1"], "coarse.steps is -1; expected 0 or more"),
+        ("mini", ["fine.t_min=2"], "fine.t_min is 2.0; timesteps are fractions"),
+        ("mini", ["device=tpu"], "device is 'tpu'; expected one of auto, cpu, cuda"),
+        ("mini", ["coarse.lr_grid=nan"], "coarse.lr_grid is not a number"),
+    ],
+)
+def test_mistakes_are_named_in_one_sentence(preset, overrides, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        load_config(preset, overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_keyword_of_the_wrong_name_or_type():
+    with pytest.raises(ValueError, match="did you mean prompt"):
+        load_config("mini", promt="an elf")
+    with pytest.raises(ValueError, match="prompt should be text; got 3"):
+        load_config("mini", prompt=3)
+
+
+def test_damaged_files(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("prompt: [unclosed")
+    with pytest.raises(ValueError, match="no readable YAML"):
+        read_config(path)
+    path.write_text("- a list")
+    with pytest.raises(ValueError, match="should hold keys and values; it holds a list"):
+        read_config(path)
+    path.write_text("coarse: {stepps: 3}")
+    with pytest.raises(ValueError, match="did you mean coarse.steps"):
+        read_config(path)
+
+
+def test_a_preset_of_ones_own(tmp_path):
+    path = tmp_path / "quick.yaml"
+    path.write_text("coarse: {steps: 5}\n")
+    assert load_config(str(path)).coarse.steps == 5
+
+
+def test_keys_are_dotted_and_complete():
+    assert "coarse.steps" in keys() and "prompt" in keys()
+    assert SculptConfig().coarse.steps > 0

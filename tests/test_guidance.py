@@ -1,0 +1,134 @@
+"""Laws of the scores, on a diffusion model whose score is known in closed form: a Gaussian."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from headsculpt.config import CoarseConfig
+from headsculpt.guidance.classifier_free import classifier_free_guidance
+from headsculpt.guidance.score_distillation import annealed_timesteps
+from headsculpt.guidance.scores import (
+    add_noise,
+    clean_latents,
+    ddim_clean_latents,
+    sds_gradient,
+    timestep_weight,
+)
+
+ABAR = torch.linspace(0.9995, 0.005, 1000)
+MEAN = 2.0
+SHAPE = (3, 4, 5, 5)
+
+
+def gaussian_noise(spread: float):
+    """E[eps | z_t] where clean latents are N(MEAN, spread^2): the exact model of that distribution."""
+
+    def predict(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        a = ABAR[timesteps].view(-1, 1, 1, 1)
+        variance = a * spread**2 + (1 - a)
+        return (1 - a).sqrt() * (noisy - a.sqrt() * MEAN) / variance
+
+    return predict
+
+
+def drawn(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(SHAPE, generator=g), torch.randn(SHAPE, generator=g), torch.tensor([20, 400, 950])
+
+
+def test_scale_one_of_the_standard_form_and_zero_of_the_other_are_the_conditional_prediction():
+    c, u, _ = drawn()
+    assert torch.allclose(classifier_free_guidance(c, u, 1.0), c, atol=1e-6)
+    assert torch.equal(classifier_free_guidance(c, u, 0.0, form="one_plus"), c)
+
+
+def test_the_two_forms_differ_by_one_unit_of_scale():
+    c, u, _ = drawn()
+    standard = classifier_free_guidance(c, u, 8.5)
+    assert torch.allclose(classifier_free_guidance(c, u, 7.5, form="one_plus"), standard, atol=1e-5)
+
+
+def test_full_rescaling_gives_the_conditional_spread():
+    c, u, _ = drawn()
+    guided = classifier_free_guidance(c, u, 20.0, rescale=1.0)
+    assert torch.allclose(guided.std((1, 2, 3)), c.std((1, 2, 3)), rtol=1e-4)
+
+
+def test_an_unknown_form_is_refused():
+    c, u, _ = drawn()
+    with pytest.raises(ValueError, match="form is 'standard' or 'one_plus'; got 'double'"):
+        classifier_free_guidance(c, u, 1.0, form="double")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("weighting", "law"),
+    [
+        ("sds", lambda a: 1 - a),
+        ("uniform", lambda a: torch.ones_like(a)),
+        ("fantasia3d", lambda a: a.sqrt() * (1 - a)),
+    ],
+)
+def test_weights_follow_their_papers(weighting, law):
+    t = torch.tensor([0, 500, 999])
+    assert torch.allclose(timestep_weight(ABAR, t, weighting).flatten(), law(ABAR[t]))
+
+
+def test_an_unknown_weighting_is_refused():
+    with pytest.raises(ValueError, match="got 'flat'"):
+        timestep_weight(ABAR, torch.tensor([1]), "flat")  # type: ignore[arg-type]
+
+
+def test_noise_and_clean_are_inverse():
+    z, noise, t = drawn()
+    noisy = add_noise(z, noise, ABAR, t)
+    assert torch.allclose(clean_latents(noisy, noise, ABAR, t), z, atol=1e-3)
+
+
+def test_sds_gradient_is_the_noise_residual():
+    z, noise, t = drawn()
+    noisy = add_noise(z, noise, ABAR, t)
+    predicted = gaussian_noise(0.5)(noisy, t)
+    gradient = sds_gradient(z, clean_latents(noisy, predicted, ABAR, t), t, ABAR, "sds")
+    assert torch.allclose(gradient, (1 - ABAR[t]).view(-1, 1, 1, 1) * (predicted - noise), atol=1e-3)
+
+
+def test_following_sds_reaches_the_mode():
+    """SDS seeks the mode (Poole et al. 2022, section 3): for a Gaussian that is its mean."""
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn(1, 1, 8, 8, generator=g).requires_grad_()
+    optimiser = torch.optim.Adam([z], lr=0.05)
+    for _ in range(400):
+        t = torch.randint(20, 980, (1,), generator=g)
+        noise = torch.randn(z.shape, generator=g)
+        noisy = add_noise(z.detach(), noise, ABAR, t)
+        clean = clean_latents(noisy, gaussian_noise(0.5)(noisy, t), ABAR, t)
+        z.grad = sds_gradient(z.detach(), clean, t, ABAR, "sds")
+        optimiser.step()
+    assert abs(float(z.detach().mean()) - MEAN) < 0.1
+    assert float(z.detach().std()) < 0.3
+
+
+def test_many_ddim_steps_sample_the_distribution_where_one_step_gives_its_mean():
+    g = torch.Generator().manual_seed(0)
+    noisy = torch.randn(1, 1, 64, 64, generator=g)
+    t = torch.tensor([999])
+    one = ddim_clean_latents(gaussian_noise(0.5), noisy, t, ABAR, 1)
+    many = ddim_clean_latents(gaussian_noise(0.5), noisy, t, ABAR, 50)
+    assert abs(float(many.mean()) - MEAN) < 0.1
+    assert float(one.std()) < 0.1 < 0.35 < float(many.std())
+
+
+def test_no_denoising_step_is_refused():
+    z, _, t = drawn()
+    with pytest.raises(ValueError, match="steps must be at least 1; got 0"):
+        ddim_clean_latents(gaussian_noise(0.5), z, t, ABAR, 0)
+
+
+def test_the_upper_timestep_falls_over_the_stage():
+    stage = CoarseConfig(t_min=0.02, t_max_start=0.98, t_max_end=0.3)
+    g = torch.Generator().manual_seed(0)
+    early = annealed_timesteps(4000, 0.0, stage, 1000, g)
+    late = annealed_timesteps(4000, 1.0, stage, 1000, g)
+    assert 20 <= int(early.min()) and 950 < int(early.max()) <= 980
+    assert 20 <= int(late.min()) and 280 < int(late.max()) <= 300

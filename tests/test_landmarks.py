@@ -1,0 +1,112 @@
+"""Landmark maps: what is drawn, in which colour, and which points a camera sees."""
+
+import numpy as np
+import pytest
+
+from headsculpt.cameras import orbit
+from headsculpt.heads.landmarks import COLOURS, draw_landmarks, project_landmarks
+
+
+def circle(x: float, y: float, radius: float, count: int = 12) -> np.ndarray:
+    angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
+    return np.stack([x + radius * np.cos(angle), y + radius * np.sin(angle)], 1)
+
+
+def colours_in(image: np.ndarray) -> set[tuple[int, ...]]:
+    return {tuple(c) for c in image.reshape(-1, 3).tolist()} - {(0, 0, 0)}
+
+
+@pytest.fixture(scope="module")
+def ball() -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """A unit ball with the first ring around +Z as an eye, and a second ring around -X as the other."""
+    import trimesh
+
+    sphere = trimesh.creation.icosphere(subdivisions=3, radius=1.0)
+    vertices, faces = np.array(sphere.vertices), np.array(sphere.faces)
+    front = np.argsort(-vertices[:, 2])[:6]
+    right = np.argsort(vertices[:, 0])[:6]
+    return vertices, faces, {"left_eye": front, "right_eye": right}
+
+
+def test_colours_are_those_of_the_annotator() -> None:
+    # CrucibleAI's annotator, BGR: right eye (10, 200, 180), left brow (180, 220, 10), lips (10, 180, 10).
+    assert COLOURS["right_eye"] == (10, 200, 180)[::-1]
+    assert COLOURS["left_brow"] == (180, 220, 10)[::-1]
+    assert COLOURS["lips"] == (10, 180, 10) and COLOURS["oval"] == (10, 200, 10)
+
+
+def test_every_contour_in_its_colour() -> None:
+    names = ["oval", "left_eye", "right_eye", "left_brow", "right_brow", "lips_outer", "lips_inner"]
+    contours = {name: circle(20 + 30 * i, 30, 10) for i, name in enumerate(names)}
+    image = draw_landmarks(contours, 60, 230)
+    assert image.dtype == np.uint8 and image.shape == (60, 230, 3)
+    assert colours_in(image) == set(COLOURS.values())
+
+
+def test_brows_stay_open_and_eyes_close() -> None:
+    square = np.array([[10.0, 10.0], [50.0, 10.0], [50.0, 50.0], [10.0, 50.0]])
+    assert draw_landmarks({"left_brow": square}, 64, 64)[30, 10].max() == 0
+    assert draw_landmarks({"left_eye": square}, 64, 64)[30, 10].max() > 0
+
+
+def test_lines_with_an_invisible_end_are_left_out() -> None:
+    square = np.array([[10.0, 10.0], [50.0, 10.0], [50.0, 50.0], [10.0, 50.0]])
+    seen = {"oval": np.array([True, True, True, False])}
+    image = draw_landmarks({"oval": square}, 64, 64, visible=seen)
+    assert image[10, 30].max() > 0 and image[30, 50].max() > 0
+    assert image[50, 30].max() == 0 and image[30, 10].max() == 0
+
+
+@pytest.mark.parametrize(("size", "rows"), [(64, 1), (128, 1), (512, 3), (1024, 5)])
+def test_line_width_follows_the_resolution(size: int, rows: int) -> None:
+    line = np.array([[0.1, 0.5], [0.9, 0.5]]) * size
+    painted = draw_landmarks({"left_brow": line}, size, size)[:, size // 2].any(-1).sum()
+    assert abs(int(painted) - rows) <= 1
+
+
+def test_points_off_the_image_and_not_finite_are_no_error() -> None:
+    far = np.array([[-1e9, 5.0], [5.0, 5.0], [np.nan, 3.0], [20.0, np.inf]])
+    assert draw_landmarks({"oval": far}, 32, 32).shape == (32, 32, 3)
+
+
+def test_messages() -> None:
+    with pytest.raises(ValueError, match="unknown contour 'chin'; expected names that start with oval"):
+        draw_landmarks({"chin": circle(5, 5, 2)}, 16, 16)
+    with pytest.raises(ValueError, match=r"contour 'oval' must be \(K, 2\) pixels; got shape \(4, 3\)"):
+        draw_landmarks({"oval": np.zeros((4, 3))}, 16, 16)
+    with pytest.raises(ValueError, match="unknown landmark rule 'all'"):
+        project_landmarks(np.zeros((3, 3)), np.array([[0, 1, 2]]), {}, orbit([0.0]), rule="all")  # type: ignore
+
+
+def test_projection_is_the_cameras_own(ball) -> None:
+    import torch
+
+    vertices, faces, contours = ball
+    cameras = orbit([0.0, 40.0, -100.0], 10.0, height=96, width=128)
+    expected = cameras.pixels(torch.tensor(vertices[contours["left_eye"]], dtype=torch.float32)).numpy()
+    found = project_landmarks(vertices, faces, contours, cameras)
+    np.testing.assert_allclose(np.stack([p["left_eye"] for p, _ in found]), expected, atol=1e-3)
+
+
+def test_published_rule_drops_the_back_alone(ball) -> None:
+    vertices, faces, contours = ball
+    views = orbit([0.0, 100.0, 144.0, 146.0, -170.0])
+    found = project_landmarks(vertices, faces, contours, views, rule="published")
+    assert [bool(v["left_eye"].all()) for _, v in found] == [True, True, True, False, False]
+    assert not any(v["left_eye"].any() for _, v in found[3:])
+
+
+def test_visible_rule_sees_what_faces_the_camera(ball) -> None:
+    vertices, faces, contours = ball
+    found = project_landmarks(vertices, faces, contours, orbit([0.0, -90.0, 90.0, 180.0]), rule="visible")
+    sums = [(v["left_eye"].all(), v["right_eye"].any()) for _, v in found]
+    assert sums[0][0] and found[1][1]["right_eye"].all()
+    assert not found[2][1]["right_eye"].any() and not found[3][1]["left_eye"].any()
+
+
+def test_a_wall_in_front_hides(ball) -> None:
+    vertices, faces, contours = ball
+    wall = np.array([[-2.0, -2.0, 1.5], [2.0, -2.0, 1.5], [0.0, 3.0, 1.5]])
+    both = np.concatenate([faces, [[len(vertices), len(vertices) + 1, len(vertices) + 2]]])
+    _, seen = project_landmarks(np.concatenate([vertices, wall]), both, contours, orbit([0.0]))[0]
+    assert not seen["left_eye"].any()
