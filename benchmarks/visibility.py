@@ -38,7 +38,9 @@ def bumpy_sphere(triangles: int) -> tuple[torch.Tensor, torch.Tensor]:
     a, b = i * columns + j, i * columns + (j + 1) % columns
     c, d = a + columns, b + columns
     faces = np.concatenate([np.stack([a, c, b], -1).reshape(-1, 3), np.stack([b, c, d], -1).reshape(-1, 3)])
-    return torch.as_tensor(points.reshape(-1, 3), dtype=torch.float32), torch.as_tensor(faces, dtype=torch.int32)
+    return torch.as_tensor(points.reshape(-1, 3), dtype=torch.float32), torch.as_tensor(
+        faces, dtype=torch.int32
+    )
 
 
 def median_ms(call: Callable[[], object], repeats: int) -> float:
@@ -66,7 +68,9 @@ def embree_ms(vertices: torch.Tensor, faces: torch.Tensor, resolution: int, repe
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
@@ -86,9 +90,19 @@ def main() -> None:
     if embree is None:
         print("Embree: not installed (pip install embreex)")
     else:
-        print(f"Embree primary rays, same view:  {embree:.2f} ms   ratio {embree / ours:.1f}x, {embree / culled:.1f}x")
+        print(
+            f"Embree primary rays, same view:  {embree:.2f} ms   ratio {embree / ours:.1f}x, {embree / culled:.1f}x"
+        )
     print("\ntriangles  pixels      ms   ns/(triangle+pixel)")
-    rows = [(5_000, 512), (20_000, 512), (80_000, 512), (500_000, 512), (80_000, 128), (80_000, 256), (80_000, 1024)]
+    rows = [
+        (5_000, 512),
+        (20_000, 512),
+        (80_000, 512),
+        (500_000, 512),
+        (80_000, 128),
+        (80_000, 256),
+        (80_000, 1024),
+    ]
     for triangles, resolution in rows:
         ms, count = ours_ms(triangles, resolution)
         per_item = 1e6 * ms / (count + resolution**2)

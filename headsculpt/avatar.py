@@ -237,8 +237,9 @@ class Avatar:
         if (folder / "avatar" / INFO_FILE).is_file():
             folder = folder / "avatar"
         if not (folder / INFO_FILE).is_file():
-            unfinished = (folder / "config.yaml").is_file()
-            advice = f"finish the run with 'headsculpt resume {folder}'" if unfinished else "give a saved avatar or a run"
+            advice = "give a saved avatar or a run"
+            if (folder / "config.yaml").is_file():
+                advice = f"finish the run with 'headsculpt resume {folder}'"
             raise FileNotFoundError(f"{folder} holds no avatar (no {INFO_FILE}); {advice}")
         info = _read_info(folder / INFO_FILE)
         try:

@@ -96,7 +96,8 @@ class CoarseConfig:
         entropy_weight: opacity entropy at the end of its ramp (method A.8).
         opacity_weight: mean opacity, against fog.
         orientation_weight: normals that face away from the camera.
-        prior_strength: of the head as density prior.
+        prior_inside, prior_slope: largest raw density of the head as density prior, and its rise per scene
+            unit; lower ones are easier to carve.
     """
 
     steps: int = 500
@@ -116,7 +117,8 @@ class CoarseConfig:
     entropy_weight: float = 5e-3
     opacity_weight: float = 1e-3
     orientation_weight: float = 1e-2
-    prior_strength: float = 1.0
+    prior_inside: float = 4.0
+    prior_slope: float = 80.0
 
 
 @dataclass

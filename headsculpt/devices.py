@@ -37,28 +37,20 @@ class BackEnd:
 
 BACK_ENDS = (
     BackEnd("torch", "torch", "reference of every operation", "pip install torch"),
-    BackEnd("numba", "numba", "hash grid and triangle visibility on a CPU", "pip install numba"),
-    BackEnd("triton", "triton", "hash grid and visibility on CUDA, no build", "pip install triton"),
+    BackEnd("numba", "numba", "hash grid, visibility, meshing on a CPU", "pip install numba"),
     BackEnd(
         "tiny-cuda-nn",
         "tinycudann",
-        "hash grid on CUDA",
+        "hash grid on CUDA (torch otherwise)",
         "pip install git+https://github.com/NVlabs/tiny-cuda-nn/#subdirectory=bindings/torch",
         "builds from source with the CUDA toolkit",
     ),
     BackEnd(
         "nvdiffrast",
         "nvdiffrast",
-        "rasterising on CUDA",
+        "visibility on CUDA, only when asked for",
         "pip install git+https://github.com/NVlabs/nvdiffrast",
         "its licence allows non-commercial use only; headsculpt never needs it",
-    ),
-    BackEnd(
-        "kaolin",
-        "kaolin",
-        "marching tetrahedra and mesh distances on CUDA",
-        "see https://kaolin.readthedocs.io/en/latest/notes/installation.html",
-        "wheels for some torch and CUDA versions only",
     ),
     BackEnd("xatlas", "xatlas", "UV atlas of exported meshes", "pip install xatlas"),
     BackEnd("imageio-ffmpeg", "imageio_ffmpeg", "turntables as .mp4", "pip install imageio-ffmpeg"),
@@ -107,8 +99,8 @@ def usable_cores() -> int:
 
 def back_ends_in_use(device: torch.device) -> str:
     """Which back end ``auto`` takes for each operation on this device, in a few words."""
-    installed = {b.name for b in BACK_ENDS if b.installed}
-    if device.type == "cpu":
-        kernel = "numba" if "numba" in installed else "torch"
-        return f"hash grid {kernel}, visibility {kernel}, shading torch"
-    return "hash grid torch, visibility torch, shading torch"
+    kernel = "numba" if importlib.util.find_spec("numba") else "torch"
+    grid = kernel
+    if device.type == "cuda":
+        grid = "tiny-cuda-nn" if importlib.util.find_spec("tinycudann") else "torch"
+    return f"hash grid {grid}, visibility {kernel}, shading torch"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +62,7 @@ class Mesh:
         """Reads geometry (and vertex colours) from any file that trimesh reads without executing code."""
         import trimesh
 
-        loaded = trimesh.load(str(path), force="mesh", process=False)
+        loaded: Any = trimesh.load(str(path), force="mesh", process=False)
         mesh = Mesh(
             torch.as_tensor(np.asarray(loaded.vertices), dtype=torch.float32),
             torch.as_tensor(np.asarray(loaded.faces), dtype=torch.int64),
@@ -108,7 +110,22 @@ class Topology:
 
 
 def topology(faces: Tensor) -> Topology:
-    """The edges of ``faces (F, 3)`` and what lies on either side of them; linear in F."""
+    """The edges of ``faces (F, 3)`` and what lies on either side of them.
+
+    With numba on the CPU linear in F and ordered by the smaller end; otherwise by sorting, ordered by both.
+    """
+    if faces.device.type == "cpu" and faces.shape[0] and find_spec("numba"):
+        from headsculpt.mesh_kernels import edge_table
+
+        index = faces.long().contiguous()
+        return Topology(
+            *(torch.from_numpy(array) for array in edge_table(index.numpy(), int(index.max()) + 1))
+        )
+    return topology_reference(faces)
+
+
+def topology_reference(faces: Tensor) -> Topology:
+    """:func:`topology` in plain torch, for any device."""
     corner = faces.long()
     start = torch.cat([corner[:, 0], corner[:, 1], corner[:, 2]])
     end = torch.cat([corner[:, 1], corner[:, 2], corner[:, 0]])

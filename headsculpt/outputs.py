@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 from headsculpt import __version__
 from headsculpt.avatar import Avatar, AvatarInfo
 from headsculpt.config import SculptConfig
-from headsculpt.run_folder import RunFolder, write_atomically
+from headsculpt.run_folder import RunFolder, write_image
 
 if TYPE_CHECKING:
     from headsculpt.guidance.score_distillation import Guidance
@@ -77,9 +76,7 @@ def write_outputs(avatar: Avatar, run: RunFolder, config: SculptConfig) -> list[
     output = config.output
     avatar.save(run.avatar)
     glb = avatar.export(run.path / "avatar.glb")
-    picture = io.BytesIO()
-    Image.fromarray(strip(avatar.mesh, output.preview_size)).save(picture, "PNG")
     preview = run.path / "preview.png"
-    write_atomically(preview, picture.getvalue())
+    write_image(preview, Image.fromarray(strip(avatar.mesh, output.preview_size)))
     turntable = avatar.turntable(run.path / "turntable.webp", output.turntable_frames, output.turntable_size)
     return [run.avatar, glb, preview, turntable]

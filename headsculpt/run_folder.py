@@ -19,6 +19,7 @@ from headsculpt.config import SculptConfig, read_config, to_yaml
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL.Image import Image
 
 CHECKPOINT_FORMAT = 1
 KEEP_CHECKPOINTS = 2
@@ -56,18 +57,9 @@ class RunFolder:
             FileExistsError: the folder holds something and ``overwrite`` is off, or what it holds is no run.
             OSError: it cannot be written; the message says why.
         """
+        cls.check_free(path, overwrite=overwrite)
         run = cls(path)
-        if run.path.is_dir() and any(run.path.iterdir()):
-            is_run = run.config_path.is_file()
-            if not is_run:
-                raise FileExistsError(
-                    f"{run.path} holds files that are no run of headsculpt; give --out an empty or a new folder"
-                )
-            if not overwrite:
-                raise FileExistsError(
-                    f"{run.path} holds another run; continue it with 'headsculpt resume {run.path}', "
-                    f"replace it with --overwrite, or give --out a new folder"
-                )
+        if run.config_path.is_file():
             run._clear()
         try:
             run.path.mkdir(parents=True, exist_ok=True)
@@ -77,6 +69,25 @@ class RunFolder:
             raise _explained(error, run.path) from None
         write_atomically(run.config_path, to_yaml(config).encode())
         return run
+
+    @classmethod
+    def check_free(cls, path: str | Path, *, overwrite: bool = False) -> None:
+        """FileExistsError unless a run may begin here; a run that has done nothing yet is no hindrance."""
+        run = cls(path)
+        if run.path.exists() and not run.path.is_dir():
+            raise FileExistsError(f"{run.path} is a file; give --out a folder")
+        if not run.path.is_dir() or not any(run.path.iterdir()):
+            return
+        if not run.config_path.is_file():
+            raise FileExistsError(
+                f"{run.path} holds files that are no run of headsculpt; give --out an empty or a new folder"
+            )
+        begun = run._checkpoint_files() or run.progress_path.is_file() or run.avatar.exists()
+        if begun and not overwrite:
+            raise FileExistsError(
+                f"{run.path} holds another run; continue it with 'headsculpt resume {run.path}', "
+                f"replace it with --overwrite, or give --out a new folder"
+            )
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
@@ -113,6 +124,12 @@ class RunFolder:
     @property
     def avatar(self) -> Path:
         return self.path / "avatar"
+
+    @property
+    def finished(self) -> bool:
+        """Whether all outputs are there; the turntable is written last."""
+        names = ("avatar/avatar.json", "avatar.glb", "preview.png", "turntable.webp")
+        return all((self.path / name).is_file() for name in names)
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Appends one line of JSON to ``progress.jsonl``."""
@@ -206,6 +223,17 @@ class RunFolder:
                     path.unlink(missing_ok=True)
         except OSError as error:
             raise _explained(error, self.path) from None
+
+
+def write_image(path: Path, image: Image) -> None:
+    """Writes a PIL image in the format of the suffix, atomically; makes its folder."""
+    buffer = io.BytesIO()
+    image.save(buffer, {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}.get(path.suffix.lower(), "PNG"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _explained(error, path) from None
+    write_atomically(path, buffer.getvalue())
 
 
 def write_atomically(path: Path, content: bytes | memoryview, *, durable: bool = True) -> None:

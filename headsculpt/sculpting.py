@@ -64,7 +64,9 @@ class Stage(Protocol):
 
     name: str
     steps: int
-    module: nn.Module
+
+    @property
+    def module(self) -> nn.Module: ...
 
     def cameras(self, progress: float, generator: torch.Generator) -> Cameras: ...
 
@@ -83,8 +85,12 @@ class CoarseStage:
     name = "coarse"
 
     def __init__(self, nerf: NeRF, config: SculptConfig) -> None:
-        self.module, self.nerf, self.config = nerf, nerf, config
+        self.nerf, self.config = nerf, config
         self.steps = config.coarse.steps
+
+    @property
+    def module(self) -> NeRF:
+        return self.nerf
 
     def cameras(self, progress: float, generator: torch.Generator) -> Cameras:
         return training_cameras(
@@ -122,8 +128,12 @@ class FineStage:
     name = "fine"
 
     def __init__(self, dmtet: DMTet, config: SculptConfig) -> None:
-        self.module, self.dmtet, self.config = dmtet, dmtet, config
+        self.dmtet, self.config = dmtet, config
         self.steps = config.fine.steps
+
+    @property
+    def module(self) -> DMTet:
+        return self.dmtet
 
     def cameras(self, progress: float, generator: torch.Generator) -> Cameras:
         return training_cameras(self.config, self.config.fine.batch, self.config.fine.render_size, generator)
@@ -272,7 +282,7 @@ def run_stage(
         optimiser.step()
 
         seconds = time.perf_counter() - started
-        line = {"stage": stage.name, "step": step + 1, "loss": float(loss), "seconds": round(seconds, 4)}
+        line = {"stage": stage.name, "step": step + 1, "loss": float(loss.detach()), "seconds": round(seconds, 4)}
         if record is not None:
             line |= {"timestep": round(record.timestep, 4), "guidance_seconds": round(record.seconds, 4)}
         run.log(line)
@@ -281,11 +291,11 @@ def run_stage(
             image = preview(stage)
             run.save_preview(f"{stage.name}-{step + 1:05d}", image)
         try:
-            clock.report(stage, step + 1, float(loss), seconds, image)
+            clock.report(stage, step + 1, float(loss.detach()), seconds, image)
         except KeyboardInterrupt:
             save(step + 1)
             raise
-        if clock.checkpoint_due(config.checkpoint_every_s) and step + 1 < stage.steps:
+        if clock.checkpoint_due(config.checkpoint_every_s) or step + 1 == stage.steps:
             save(step + 1)
 
 
@@ -444,7 +454,7 @@ def new_nerf(config: SculptConfig, vertices: np.ndarray, faces: np.ndarray) -> N
     from headsculpt.representations.nerf import NeRF
 
     coarse = config.coarse
-    prior = DensityPrior.from_mesh(vertices, faces)
+    prior = DensityPrior.from_mesh(vertices, faces, inside=coarse.prior_inside, slope=coarse.prior_slope)
     return NeRF(
         density_prior=prior,
         levels=coarse.hash_levels,

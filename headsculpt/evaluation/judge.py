@@ -28,12 +28,17 @@ AZIMUTH_LIMIT_DEG: dict[str, float] = {
     "ears": 100, "earrings": 95, "clothing": 70, "clothing_colour": 180,
 }  # fmt: skip
 # The frame must reach this far (units above and below its centre) to hold what tells the family.
-CLOSEST_FRAMING: dict[str, float] = {"clothing": 0.75, "clothing_colour": 0.72, "hair_style": 0.58}
+CLOSEST_FRAMING: dict[str, float] = {
+    "clothing": 0.75,
+    "clothing_colour": 0.72,
+    "hair_style": 0.58,
+    "headwear": 0.52,
+}
 COVERING_HATS = ("baseball cap", "beanie", "cowboy hat", "top hat")
-EAR_COVERS = ("beanie", "headphones")
-# Long and curly hair fall over the ears and the lobes.
-EAR_HAIR = ("long", "curly")
-COLOUR_FAMILIES = ("skin", "hair_colour", "headwear_colour", "clothing_colour")
+BRIMMED_HATS = ("baseball cap", "cowboy hat", "top hat")
+BRIM_DEG = 18.0  # from higher than this a brim hides the eyes
+# Hair that falls over the lobes; the tips of pointed ears stick out of everything.
+LOBE_HAIR = ("long", "curly")
 
 # A face is seen up to 85 degrees and not beyond 120; it is frontal up to 35 and not beyond 65. Between the
 # two bounds the answer is a matter of taste, so the judge is neither trained nor asked there.
@@ -47,7 +52,7 @@ def wrapped_deg(azimuth_deg: float) -> float:
 
 
 def visible_families(
-    attributes: Attributes | None, azimuth_deg: float, half_height: float = 1.0
+    attributes: Attributes | None, azimuth_deg: float, half_height: float = 1.0, elevation_deg: float = 0.0
 ) -> frozenset[str]:
     """The families that a picture from there can show.
 
@@ -56,6 +61,7 @@ def visible_families(
             a statue, the colour of no hat); None asks about the view alone.
         azimuth_deg: any angle.
         half_height: framing in scene units, see :func:`headsculpt.cameras.framed`.
+        elevation_deg: positive looks down.
 
     Returns:
         Names among those of ``VALUES``.
@@ -70,10 +76,10 @@ def visible_families(
         for name, limit in AZIMUTH_LIMIT_DEG.items()
         if azimuth <= limit and half_height >= CLOSEST_FRAMING.get(name, 0.0)
     }
-    return frozenset(seen if attributes is None else seen - _hidden(attributes, azimuth))
+    return frozenset(seen if attributes is None else seen - _hidden(attributes, azimuth, elevation_deg))
 
 
-def _hidden(a: Attributes, azimuth: float) -> set[str]:
+def _hidden(a: Attributes, azimuth: float, elevation_deg: float) -> set[str]:
     """Families that the figure hides itself."""
     hidden: set[str] = set()
     if a.material != "plain":
@@ -81,15 +87,22 @@ def _hidden(a: Attributes, azimuth: float) -> set[str]:
     covered = a.headwear in COVERING_HATS
     if covered:
         hidden.add("hair_style")
-    # Below a hat's brim only hair that hangs is sure to be seen.
-    hair_seen = a.hair_style != "bald" and (not covered or a.hair_style in ("long", "curly", "ponytail"))
+    # Below a hat's brim hair shows at the temples and the back, but nothing of a mohawk; a beanie hides
+    # short hair as well.
+    hair_seen = a.hair_style != "bald" and not (covered and a.hair_style == "mohawk")
+    if a.headwear == "beanie" and a.hair_style == "short":
+        hair_seen = False
     beard_seen = a.facial_hair != "none" and azimuth <= AZIMUTH_LIMIT_DEG["facial_hair"]
     if not hair_seen and not beard_seen:
         hidden.add("hair_colour")
     if a.headwear in ("none", "crown"):
         hidden.add("headwear_colour")
-    if a.hair_style in EAR_HAIR or a.headwear in EAR_COVERS:
-        hidden |= {"ears", "earrings"}
+    if a.hair_style in LOBE_HAIR:
+        hidden.add("earrings")
+    if a.eyewear == "eyepatch" and azimuth > 45:
+        hidden.add("eyewear")  # it may be on the far side
+    if a.headwear in BRIMMED_HATS and elevation_deg > BRIM_DEG:
+        hidden |= {"subject", "expression", "eyewear", "face", "nose", "facial_hair"}
     if a.facial_hair == "full beard":
         hidden.add("face")  # the beard is the jaw's outline
     return hidden
@@ -164,7 +177,8 @@ class JudgeNetwork(nn.Module):
                 blocks.append(Block(channels, width, 2 if level > 0 and index == 0 else 1))
                 channels = width
         self.blocks = nn.Sequential(*blocks)
-        self.sizes = {name: len(values) for name, values in VALUES.items()} | {"face_seen": 1, "frontal": 1}
+        self.sizes = {name: len(values) for name, values in VALUES.items()}
+        self.sizes |= {"face_seen": 1, "frontal": 1, "half_height": 1}
         self.heads = nn.Linear(2 * channels, sum(self.sizes.values()))
         k = config.landmark_count
         if k:
@@ -174,8 +188,9 @@ class JudgeNetwork(nn.Module):
             self.landmark_out = nn.Linear(192, 3 * k)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """``(B, 3, 128, 128)`` in [0, 1] to logits ``(B, n)`` by family, ``face_seen`` and ``frontal``
-        ``(B, 1)``, ``points`` ``(B, K, 2)`` in [-1, 1] as (column, row), ``points_visible`` ``(B, K)``."""
+        """``(B, 3, 128, 128)`` in [0, 1] to logits ``(B, n)`` by family, ``face_seen``, ``frontal`` and
+        ``half_height`` (less 0.8, scene units) ``(B, 1)``, ``points`` ``(B, K, 2)`` in [-1, 1] as (column,
+        row), ``points_visible`` ``(B, K)``."""
         x = self.blocks(self.stem((images - 0.5) * 4.0))
         # The mean tells colours and materials, the maximum finds an earring.
         pooled = torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
@@ -212,9 +227,7 @@ class Judge:
         device = next(self.network.parameters()).device
         images = images.to(device=device, dtype=torch.float32)
         if images.shape[2:] != (SIZE, SIZE):
-            images = F.interpolate(
-                images, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False
-            )
+            images = F.interpolate(images, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
         parts = [self.network(part) for part in images.split(64)]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
@@ -242,6 +255,9 @@ class Judge:
     ) -> dict[str, tuple[object, Tensor]]:
         """Reads one head off several views: the mean log-probability over the views that show a family.
 
+        A first reading goes by the angles alone. A second leaves out the views where the head that was read
+        hides a family: the back of a bald man says nothing about the colour of his beard.
+
         Args:
             images: ``(V, 3, H, W)`` in [0, 1].
             azimuth_deg: V angles.
@@ -253,20 +269,30 @@ class Judge:
         Raises:
             ValueError: the numbers of images and angles differ.
         """
-        framings = [float(half_height)] * len(azimuth_deg) if isinstance(half_height, (int, float)) else half_height
+        framings = (
+            [float(half_height)] * len(azimuth_deg) if isinstance(half_height, (int, float)) else half_height
+        )
         if not len(images) == len(azimuth_deg) == len(framings):
             raise ValueError(
                 f"got {len(images)} images, {len(azimuth_deg)} azimuths and {len(framings)} framings; "
                 "they must be equally many"
             )
         outputs = self.outputs(images)
-        shown = [visible_families(None, a, h) for a, h in zip(azimuth_deg, framings, strict=True)]
+        places = list(zip(azimuth_deg, framings, strict=True))
+        shown = [visible_families(None, a, h) for a, h in places]
         result: dict[str, tuple[object, Tensor]] = {}
-        for family, values in VALUES.items():
-            views = [index for index, names in enumerate(shown) if family in names]
-            if views:
-                logs = outputs[family][views].log_softmax(-1).mean(0)
-                result[family] = (values[int(logs.argmax())], logs.softmax(-1))
+        for again in (False, True):
+            if again:
+                # A family that no view shows leaves its default, which decides no visibility it could.
+                read = Attributes(**{family: value for family, (value, _) in result.items()})  # type: ignore[arg-type]
+                fewer = [visible_families(read, a, h) for a, h in places]
+            for family, values in VALUES.items():
+                views = [index for index, names in enumerate(shown) if family in names]
+                if again:
+                    views = [index for index, names in enumerate(fewer) if family in names] or views
+                if views:
+                    logs = outputs[family][views].log_softmax(-1).mean(0)
+                    result[family] = (values[int(logs.argmax())], logs.softmax(-1))
         return result
 
     def face_seen(self, images: Tensor) -> Tensor:
@@ -276,6 +302,10 @@ class Judge:
     def frontal(self, images: Tensor) -> Tensor:
         """``(B,)`` probability that a face is seen from the front."""
         return self.outputs(images)["frontal"][:, 0].sigmoid()
+
+    def half_height(self, images: Tensor) -> Tensor:
+        """``(B,)`` estimated framing in scene units, see :func:`headsculpt.cameras.framed`."""
+        return 0.8 + self.outputs(images)["half_height"][:, 0]
 
     def landmarks(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Points of the face contours.
@@ -294,7 +324,7 @@ class Judge:
 
     def save(self, folder: str | Path = WEIGHTS) -> Path:
         """Writes ``judge.safetensors`` (float16) and ``judge.json``; returns the folder."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save as to_safetensors
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -302,7 +332,7 @@ class Judge:
             name: (value.half() if value.is_floating_point() else value).contiguous().cpu()
             for name, value in self.network.state_dict().items()
         }
-        save_file(state, folder / "judge.safetensors")
+        (folder / "judge.safetensors").write_bytes(to_safetensors(state))
         described = {
             "network": asdict(self.network.config),
             "families": {name: list(values) for name, values in VALUES.items()},
@@ -339,7 +369,5 @@ def load_judge(folder: str | Path = WEIGHTS, device: str | torch.device = "cpu")
     config = JudgeConfig(tuple(shape["widths"]), tuple(shape["depths"]), dict(shape["contours"]))
     network = JudgeNetwork(config)
     state = load_file(folder / "judge.safetensors")
-    network.load_state_dict(
-        {name: v.float() if v.is_floating_point() else v for name, v in state.items()}
-    )
+    network.load_state_dict({name: v.float() if v.is_floating_point() else v for name, v in state.items()})
     return Judge(network.to(device), described["accuracy"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,19 +52,23 @@ def glb_bytes(mesh: Mesh, name: str = "head") -> bytes:
 def read_glb(path: str | Path) -> Mesh:
     """A textured GLB of one mesh, as other programs would see it, in scene units.
 
-    Vertices stay split at the atlas' seams, so the surface is not closed.
+    Vertices that the atlas' seams split are joined again, so a closed surface is closed.
 
     Raises:
         ValueError: the file holds no textured mesh.
     """
     import trimesh
 
-    geometry = trimesh.load(str(path), force="mesh", process=False)
+    geometry: Any = trimesh.load(str(path), force="mesh", process=False)
     material = getattr(geometry.visual, "material", None)
     image, uv = getattr(material, "baseColorTexture", None), getattr(geometry.visual, "uv", None)
     if image is None or uv is None:
         raise ValueError(f"{path} holds no mesh with a base colour texture")
-    faces = torch.as_tensor(np.array(geometry.faces), dtype=torch.int64)
-    vertices = torch.as_tensor(np.array(geometry.vertices) / METRES_PER_UNIT, dtype=torch.float32)
-    corner_uv = torch.as_tensor(np.array(uv), dtype=torch.float32)[faces]
-    return Mesh(vertices, faces, uv=corner_uv, texture=np.array(image.convert("RGB"))).checked(str(path))
+    split = np.array(geometry.faces, np.int64)
+    points, joined = np.unique(np.array(geometry.vertices, np.float32), axis=0, return_inverse=True)
+    return Mesh(
+        torch.from_numpy(points / np.float32(METRES_PER_UNIT)),
+        torch.from_numpy(joined.reshape(-1)[split]),
+        uv=torch.from_numpy(np.array(uv, np.float32)[split]),
+        texture=np.array(image.convert("RGB")),
+    ).checked(str(path))

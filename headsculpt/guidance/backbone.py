@@ -59,6 +59,7 @@ class LatentDiffusion:
 
     def __init__(self, prior: Prior, *, autocast: bool = False) -> None:
         self.prior = prior
+        self.vae: Any = prior.vae  # diffusers' types hide its methods behind nn.Module
         self.device = next(prior.unet.parameters()).device
         self.dtype = next(prior.unet.parameters()).dtype
         self.autocast = autocast
@@ -80,13 +81,13 @@ class LatentDiffusion:
             )
         with self._mixed():
             # The mean, not a sample: the residual is then a function of the image alone.
-            latents = self.prior.vae.encode((2 * x - 1).to(self.dtype)).latent_dist.mean
-        return latents.float() * self.prior.vae.config.scaling_factor
+            latents = self.vae.encode((2 * x - 1).to(self.dtype)).latent_dist.mean
+        return latents.float() * self.vae.config.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
         with self._mixed():
-            x = self.prior.vae.decode(
-                (latents / self.prior.vae.config.scaling_factor).to(self.dtype)
+            x = self.vae.decode(
+                (latents / self.vae.config.scaling_factor).to(self.dtype)
             ).sample
         return (0.5 + 0.5 * x.float()).clamp(0, 1).permute(0, 2, 3, 1)
 

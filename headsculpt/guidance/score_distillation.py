@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -82,7 +83,7 @@ class ScoreDistillation:
 
     def texts(self, cameras: Cameras) -> tuple[Tensor, Tensor]:
         """Text states of the positive and the negative prompts of these views, ``(B, T, D)`` each."""
-        style = self.config.prompt_style
+        style: Any = self.config.prompt_style  # config.validated() checked it
         pairs = [
             view_prompt(self.prompt, float(a), style=style, back_token=self.back_token)
             for a in cameras.azimuth_deg
@@ -107,7 +108,7 @@ class ScoreDistillation:
                 conditional,
                 unconditional,
                 self.stage.guidance_scale,
-                form=self.config.cfg_form,
+                form=self.config.cfg_form,  # type: ignore[arg-type]  # config.validated() checked it
                 rescale=self.config.rescale,
             )
 
@@ -129,7 +130,8 @@ class ScoreDistillation:
             predict = self.predictor(cameras, progress)
             loss = latents.new_zeros(())
             clean = ddim_clean_latents(predict, noisy, timesteps, abar, self.stage.denoise_steps)
-            gradient = sds_gradient(latents, clean, timesteps, abar, config.weighting)
+            weighting: Any = config.weighting  # config.validated() checked it
+            gradient = sds_gradient(latents, clean, timesteps, abar, weighting)
             if config.grad_clip > 0:
                 gradient = gradient.clamp(-config.grad_clip, config.grad_clip)
         target = None

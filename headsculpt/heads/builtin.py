@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -96,18 +97,19 @@ class Head:
                     out += np.float32(weight) * shape
         return self._posed(out, pose) if pose else out
 
-    def anchors(self, vertices: np.ndarray) -> dict[str, np.ndarray | float]:
+    def anchors(self, vertices: np.ndarray) -> dict[str, Any]:
         """Places that hair, glasses and hats hang on.
 
         Args:
             vertices: ``(V, 3)`` of this head.
 
         Returns:
-            points ``(3,)``: left_eye, right_eye, nose_bridge, nose_tip, chin, crown, forehead, back, mouth,
-            neck_base, left_/right_ ear, ear_lobe, ear_tip, temple, mouth_corner; and numbers: brow_height
-            (y), head_half_width (at the temples), head_depth (forehead to back), eye_radius.
+            Points ``(3,)``: nose_bridge, nose_tip, chin, crown, forehead, back, mouth, neck_base (inside the
+            neck) and, each with left_ or right_: eye (the eyeball's centre), cornea, ear, ear_lobe,
+            ear_tip, temple, mouth_corner. Numbers in scene units: brow_height (y), head_half_width
+            (at the temples), head_depth (forehead to back), eye_radius.
         """
-        out: dict[str, np.ndarray | float] = {
+        out: dict[str, Any] = {
             name: vertices[indices].mean(0) for name, indices in self.anchor_indices.items() if name != "brow"
         }
         eye = vertices[self.parts["left_eyeball"]]
@@ -127,8 +129,8 @@ class Head:
             "root": np.array([0.0, vertices[grid[-1], 1].mean(), base[2]], np.float32),
             "neck": base.astype(np.float32),
             "jaw": (middle + np.array([0.0, -0.07, 0.06])).astype(np.float32),
-            "left_eye": vertices[self.parts["left_eyeball"]].mean(0),
-            "right_eye": vertices[self.parts["right_eyeball"]].mean(0),
+            "left_eye": vertices[self.anchor_indices["left_eye"]].mean(0),
+            "right_eye": vertices[self.anchor_indices["right_eye"]].mean(0),
         }
 
     def _posed(self, vertices: np.ndarray, pose: Mapping[str, Iterable[float]]) -> np.ndarray:
@@ -162,7 +164,11 @@ def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     by_lower = {n.lower(): n for n in names}
     close = [by_lower[n] for n in difflib.get_close_matches(str(name).lower(), by_lower, n=3, cutoff=0.5)]
-    hint = f"did you mean {' or '.join(repr(n) for n in close)}?" if close else f"expected one of {', '.join(names)}"
+    hint = (
+        f"did you mean {' or '.join(repr(n) for n in close)}?"
+        if close
+        else f"expected one of {', '.join(names)}"
+    )
     return f"the built-in head has no {kind} named {name!r}; {hint}"
 
 

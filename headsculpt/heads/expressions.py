@@ -1,4 +1,7 @@
-"""The 52 expression shapes of ARKit, as displacements of the template. All strengths are ours, at weight 1."""
+"""The 52 expression shapes of ARKit, as displacements of the template. All strengths are ours, at weight 1.
+
+Names and meanings are those of ``ARFaceAnchor.BlendShapeLocation``; left is the head's own left (+X).
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,15 @@ from headsculpt.heads.template import Template, lid_curves, smoothstep
 
 EXPRESSION_NAMES = (
     "eyeBlinkLeft", "eyeLookDownLeft", "eyeLookInLeft", "eyeLookOutLeft", "eyeLookUpLeft", "eyeSquintLeft",
-    "eyeWideLeft", "eyeBlinkRight", "eyeLookDownRight", "eyeLookInRight", "eyeLookOutRight", "eyeLookUpRight",
-    "eyeSquintRight", "eyeWideRight", "jawForward", "jawLeft", "jawRight", "jawOpen", "mouthClose", "mouthFunnel",
-    "mouthPucker", "mouthLeft", "mouthRight", "mouthSmileLeft", "mouthSmileRight", "mouthFrownLeft",
-    "mouthFrownRight", "mouthDimpleLeft", "mouthDimpleRight", "mouthStretchLeft", "mouthStretchRight",
-    "mouthRollLower", "mouthRollUpper", "mouthShrugLower", "mouthShrugUpper", "mouthPressLeft", "mouthPressRight",
-    "mouthLowerDownLeft", "mouthLowerDownRight", "mouthUpperUpLeft", "mouthUpperUpRight", "browDownLeft",
-    "browDownRight", "browInnerUp", "browOuterUpLeft", "browOuterUpRight", "cheekPuff", "cheekSquintLeft",
-    "cheekSquintRight", "noseSneerLeft", "noseSneerRight", "tongueOut",
+    "eyeWideLeft", "eyeBlinkRight", "eyeLookDownRight", "eyeLookInRight", "eyeLookOutRight",
+    "eyeLookUpRight", "eyeSquintRight", "eyeWideRight", "jawForward", "jawLeft", "jawRight", "jawOpen",
+    "mouthClose", "mouthFunnel", "mouthPucker", "mouthLeft", "mouthRight", "mouthSmileLeft",
+    "mouthSmileRight", "mouthFrownLeft", "mouthFrownRight", "mouthDimpleLeft", "mouthDimpleRight",
+    "mouthStretchLeft", "mouthStretchRight", "mouthRollLower", "mouthRollUpper", "mouthShrugLower",
+    "mouthShrugUpper", "mouthPressLeft", "mouthPressRight", "mouthLowerDownLeft", "mouthLowerDownRight",
+    "mouthUpperUpLeft", "mouthUpperUpRight", "browDownLeft", "browDownRight", "browInnerUp",
+    "browOuterUpLeft", "browOuterUpRight", "cheekPuff", "cheekSquintLeft", "cheekSquintRight",
+    "noseSneerLeft", "noseSneerRight", "tongueOut",
 )  # fmt: skip
 
 JAW_HINGE = np.array([0.0, -0.055, 0.02])
@@ -48,7 +52,7 @@ class _Builder:
         self.t = template
         self.g = grid_coordinates(template)
         self.p = template.vertices
-        self.q = template.surface * [1.0, 1.0, 1.0]
+        self.q = template.surface.copy()
         self.q[:, 0] = np.abs(self.q[:, 0])
         self.jaw = jaw_weight(template)
         skin = np.zeros(len(self.p))
@@ -58,7 +62,9 @@ class _Builder:
         top, bottom = layout.LIP_ROWS
         near_mouth = smoothstep(1.25, 0.55, m)
         self.upper_lip = self.on_skin(smoothstep(top - 10, top - 1, rows) * (rows <= top) * near_mouth)
-        self.lower_lip = self.on_skin(smoothstep(bottom + 10, bottom + 1, rows) * (rows >= bottom) * near_mouth)
+        self.lower_lip = self.on_skin(
+            smoothstep(bottom + 10, bottom + 1, rows) * (rows >= bottom) * near_mouth
+        )
         u0, l0 = layout.LID_ROWS
         across = smoothstep(1.7, 0.95, np.abs(xi))
         self.upper_lid = self.on_skin(smoothstep(layout.CREASE_ROW - 2.5, u0, rows) * (rows <= u0) * across)
@@ -130,16 +136,18 @@ class _Builder:
         centre = EYE_CENTRE * [1.0 if left else -1.0, 1, 1]
         d[ids] = _turn(self.p[ids], centre, pitch, yaw)
         if pitch:
-            d += self.side(self.pockets(self.lids(-0.013 * np.sign(pitch), -0.004 * np.sign(pitch))), left)
+            d += self.side(self.pockets(self.lids(-0.015 * np.sign(pitch), -0.005 * np.sign(pitch))), left)
         return d
 
     def smile(self) -> np.ndarray:
-        d = self.move(self.near((0.100, -0.206, 0.35), (0.050, 0.050, 0.12)), x=0.034, y=0.050, z=-0.024)
+        d = self.move(self.near((0.108, -0.206, 0.35), (0.050, 0.050, 0.12)), x=0.034, y=0.050, z=-0.024)
         d += self.move(self.near((0.055, -0.205, 0.39), (0.045, 0.035, 0.10)), x=0.012, y=0.004, z=-0.008)
-        return d + self.move(self.near((0.155, -0.090, 0.30), (0.055, 0.050, 0.10)), x=0.012, y=0.020, z=0.014)
+        return d + self.move(
+            self.near((0.155, -0.090, 0.30), (0.055, 0.050, 0.10)), x=0.012, y=0.020, z=0.014
+        )
 
     def frown(self) -> np.ndarray:
-        d = self.move(self.near((0.100, -0.210, 0.35), (0.045, 0.045, 0.12)), x=0.006, y=-0.046, z=-0.006)
+        d = self.move(self.near((0.108, -0.210, 0.35), (0.045, 0.045, 0.12)), x=0.006, y=-0.046, z=-0.006)
         d += self.move(self.near((0.0, -0.240, 0.40), (0.06, 0.03, 0.10)), y=0.010, z=0.008)
         return d + self.move(self.near((0.05, -0.205, 0.40), (0.05, 0.03, 0.1)), y=0.004)
 
@@ -152,7 +160,7 @@ class _Builder:
 
     def press(self) -> np.ndarray:
         d = self.move(self.upper_lip, y=-0.009, z=-0.014) + self.move(self.lower_lip, y=0.009, z=-0.014)
-        return d + self.move(self.near((0.10, -0.205, 0.35), 0.03), x=0.006, z=-0.008)
+        return d + self.move(self.near((0.108, -0.205, 0.35), 0.03), x=0.006, z=-0.008)
 
     def lower_down(self) -> np.ndarray:
         return self.move(self.lower_lip, x=0.006, y=-0.032, z=-0.004)
@@ -190,17 +198,16 @@ class _Builder:
 
     def mouth_close(self) -> np.ndarray:
         """With jawOpen at the same weight the lips stay shut: the lower lip comes back up."""
-        w = self.lower_lip + self.on_skin(smoothstep(1.6, 0.6, self.g["m"]) * 0.0)
-        back = -self.jaw_move(pitch=JAW_OPEN_DEG)
-        d = back * w[:, None] * 0.62
-        return d - 0.38 * (back * 1.0 + 0) * 0 + self.move(self.upper_lip, y=-0.38 * 0.115, z=-0.010)
+        # The lips meet at 38 % of the way down, as the upper lip stretches too.
+        back = -self.jaw_move(pitch=JAW_OPEN_DEG) * self.lower_lip[:, None] * 0.62
+        return back + self.move(self.upper_lip, y=-0.38 * 0.115, z=-0.010)
 
     def funnel(self) -> np.ndarray:
-        d = self.move(self.near((0.10, -0.205, 0.35), (0.05, 0.05, 0.12)), x=-0.034, z=0.020)
+        d = self.move(self.near((0.108, -0.205, 0.35), (0.05, 0.05, 0.12)), x=-0.034, z=0.020)
         return d + self.move(self.upper_lip, y=0.018, z=0.030) + self.move(self.lower_lip, y=-0.018, z=0.030)
 
     def pucker(self) -> np.ndarray:
-        d = self.move(self.near((0.10, -0.205, 0.35), (0.055, 0.05, 0.12)), x=-0.048, z=0.026)
+        d = self.move(self.near((0.108, -0.205, 0.35), (0.055, 0.05, 0.12)), x=-0.048, z=0.026)
         d += self.move(self.near((0.05, -0.205, 0.39), (0.03, 0.04, 0.1)), x=-0.014)
         return d + self.move(self.upper_lip + self.lower_lip, z=0.028)
 
@@ -224,7 +231,7 @@ class _Builder:
         pairs = {
             "eyeBlink": self.blink(),
             "eyeSquint": self.squint(),
-            "eyeWide": self.lids(0.013, -0.005) + self.brow_outer_up() * 0.0,
+            "eyeWide": self.lids(0.013, -0.005),
             "mouthSmile": self.smile(),
             "mouthFrown": self.frown(),
             "mouthDimple": self.dimple(),
@@ -240,8 +247,8 @@ class _Builder:
         puff = self.near((0.15, -0.16, 0.30), (0.075, 0.07, 0.12))
         shapes = {
             "jawForward": self.jaw_move(z=0.035),
-            "jawLeft": self.jaw_move(x=0.035),
-            "jawRight": self.jaw_move(x=-0.035),
+            "jawLeft": self.jaw_move(x=0.028),
+            "jawRight": self.jaw_move(x=-0.028),
             "jawOpen": self.jaw_move(pitch=JAW_OPEN_DEG),
             "mouthClose": self.mouth_close(),
             "mouthFunnel": self.funnel(),
@@ -259,7 +266,12 @@ class _Builder:
         for name, both in pairs.items():
             both = self.pockets(both)
             shapes[f"{name}Left"], shapes[f"{name}Right"] = self.side(both, True), self.side(both, False)
-        turns = {"Down": (LOOK_DEG, 0.0), "Up": (-LOOK_DEG, 0.0), "In": (0.0, -LOOK_DEG), "Out": (0.0, LOOK_DEG)}
+        turns = {
+            "Down": (LOOK_DEG, 0.0),
+            "Up": (-LOOK_DEG, 0.0),
+            "In": (0.0, -LOOK_DEG),
+            "Out": (0.0, LOOK_DEG),
+        }
         for name, (pitch, yaw) in turns.items():
             shapes[f"eyeLook{name}Left"] = self.look(True, pitch, yaw)
             shapes[f"eyeLook{name}Right"] = self.look(False, pitch, -yaw)

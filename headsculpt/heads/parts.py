@@ -35,7 +35,9 @@ class Part:
         return replace(self, uv=self.uv * size + [u, v])
 
 
-def _rings(rings: list[np.ndarray], first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _rings(
+    rings: list[np.ndarray], first: np.ndarray, last: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Closed surface from ``K`` rings ``(S, 3)`` and two end points; rings run counter-clockwise seen from
     the first point. Returns vertices, faces and disc-shaped uv (the first point in the middle)."""
     segments = len(rings[0])
@@ -68,7 +70,14 @@ def eyeball() -> Part:
     for degrees in EYE_RINGS_DEG:
         polar = np.deg2rad(degrees)
         bulge = 1.0 + 0.03 * np.clip(1 - (degrees / IRIS_DEG) ** 2, 0, None)
-        ring = np.stack([np.sin(polar) * np.cos(around), np.sin(polar) * np.sin(around), np.full_like(around, np.cos(polar))], 1)
+        ring = np.stack(
+            [
+                np.sin(polar) * np.cos(around),
+                np.sin(polar) * np.sin(around),
+                np.full_like(around, np.cos(polar)),
+            ],
+            1,
+        )
         rings.append(EYE_CENTRE + EYE_RADIUS * bulge * ring)
     front, back = EYE_CENTRE + [0, 0, 1.03 * EYE_RADIUS], EYE_CENTRE - [0, 0, EYE_RADIUS]
     vertices, faces, uv = _rings(rings, front, back)
@@ -76,15 +85,15 @@ def eyeball() -> Part:
     return Part(vertices, faces, uv, polar)
 
 
-EAR_SEGMENTS = 36
+EAR_SEGMENTS = 32
 
 
 def _ear_outline(angle: np.ndarray) -> np.ndarray:
     """Distance of the rim from the ear's middle; angle 0 points backwards, 90 degrees up."""
     base = 1 / np.sqrt((np.cos(angle) / 0.078) ** 2 + (np.sin(angle) / 0.125) ** 2)
-    lobe = -0.12 * np.exp(-(((np.rad2deg(angle) + 40 + 180) % 360 - 180) / 28) ** 2)
-    upper = 0.08 * np.exp(-(((np.rad2deg(angle) - 55 + 180) % 360 - 180) / 35) ** 2)
-    front = -0.30 * np.exp(-(((np.rad2deg(angle) - 180 + 180) % 360 - 180) / 50) ** 2)
+    lobe = -0.12 * np.exp(-((((np.rad2deg(angle) + 40 + 180) % 360 - 180) / 28) ** 2))
+    upper = 0.08 * np.exp(-((((np.rad2deg(angle) - 55 + 180) % 360 - 180) / 35) ** 2))
+    front = -0.30 * np.exp(-((((np.rad2deg(angle) - 180 + 180) % 360 - 180) / 50) ** 2))
     return base * (1 + lobe + upper + front)
 
 
@@ -97,8 +106,10 @@ def _ear_relief(fraction: np.ndarray, angle: np.ndarray) -> np.ndarray:
         return np.exp(-((((turn - centre + 180) % 360 - 180) / width) ** 2))
 
     helix = np.exp(-(((fraction - 0.90) / 0.085) ** 2)) * (1 - near(-90, 55)) * 0.020
-    antihelix = np.exp(-(((fraction - 0.62) / 0.11) ** 2)) * np.clip(back + 0.25, 0, 1) * (1 - near(-90, 45)) * 0.017
-    concha = -0.030 * np.exp(-((fraction / 0.42) ** 2))
+    antihelix = (
+        np.exp(-(((fraction - 0.62) / 0.11) ** 2)) * np.clip(back + 0.25, 0, 1) * (1 - near(-90, 45)) * 0.017
+    )
+    concha = -0.022 * np.exp(-((fraction / 0.42) ** 2))
     groove = -0.008 * np.exp(-(((fraction - 0.77) / 0.06) ** 2)) * (1 - near(-90, 60))
     tragus = 0.020 * np.exp(-(((fraction - 0.45) / 0.2) ** 2)) * near(190, 28)
     lobe = 0.006 * np.exp(-(((fraction - 0.7) / 0.3) ** 2)) * near(-90, 45)
@@ -124,7 +135,7 @@ def ear() -> Part:
         bowl = -0.012 - 0.028 * np.clip(1 - f, 0, 1) ** 0.6
         rings.append(place(np.full_like(around, f), np.full_like(around, bowl if f < 1 else -0.004)))
         marks.append(2.0 - f)
-    first, last = np.array([0, 0, -0.030]), np.array([0, 0, -0.05])
+    first, last = np.array([0, 0, -0.022]), np.array([0, 0, -0.05])
     # Local axes: backwards, up and away from the head; the shell's back swings out by 28 degrees, and the
     # whole leans back by 12.
     flare, lean = np.deg2rad(28.0), np.deg2rad(12.0)
@@ -133,10 +144,17 @@ def ear() -> Part:
     up = np.array([0.06, np.cos(lean), -np.sin(lean)])
     up /= np.linalg.norm(up)
     frame = np.stack([backward, up, outward])
-    centre = np.array([0.318, 0.012, -0.030])
-    vertices, faces, uv = _rings([r @ frame + centre for r in rings], first @ frame + centre, last @ frame + centre)
+    centre = np.array([0.322, 0.012, -0.030])
+    vertices, faces, uv = _rings(
+        [r @ frame + centre for r in rings], first @ frame + centre, last @ frame + centre
+    )
     # Seen from outside the left ear, "backwards" is to the left, so rings run clockwise: turn faces over.
-    return Part(vertices, _outward(vertices, faces), uv, np.concatenate([[0.0], np.repeat(marks, EAR_SEGMENTS), [2.0]]))
+    return Part(
+        vertices,
+        _outward(vertices, faces),
+        uv,
+        np.concatenate([[0.0], np.repeat(marks, EAR_SEGMENTS), [2.0]]),
+    )
 
 
 def _outward(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -167,6 +185,13 @@ def tongue() -> Part:
     for t in np.linspace(0.08, 0.98, 10):
         wide, high = 0.048 * np.sqrt(1 - (t**3) ** 2), 0.014 * np.sqrt(1 - (t**4) ** 2) + 0.001
         x, y = wide * np.cos(around), high * np.sin(around)
-        rings.append(np.stack([x, -0.226 + y + 0.006 * np.sin(np.pi * t) , np.full_like(x, 0.20 + 0.132 * t)], 1))
+        rings.append(
+            np.stack([x, -0.226 + y + 0.006 * np.sin(np.pi * t), np.full_like(x, 0.20 + 0.132 * t)], 1)
+        )
     vertices, faces, uv = _rings(rings, rings[0].mean(0), rings[-1].mean(0) + [0, 0, 0.003])
-    return Part(vertices, _outward(vertices, faces), uv, np.concatenate([[0.0], np.repeat(np.linspace(0.08, 0.98, 10), 14), [1.0]]))
+    return Part(
+        vertices,
+        _outward(vertices, faces),
+        uv,
+        np.concatenate([[0.0], np.repeat(np.linspace(0.08, 0.98, 10), 14), [1.0]]),
+    )

@@ -52,33 +52,61 @@ def build_regions(template: Template) -> dict[str, np.ndarray]:
     pocket = (row > top) & (row < bottom) & (m < 1)
     eye_pocket = (row > layout.LID_ROWS[0]) & (row < layout.LID_ROWS[1]) & (np.abs(g["xi"]) < 1)
     head = y > -0.45
-    hairline = 0.33 - 0.05 * smoothstep(25, 45, a) - 0.22 * smoothstep(45, 62, a) - 0.02 * smoothstep(62, 80, a)
+    hairline = (
+        0.33 - 0.05 * smoothstep(25, 45, a) - 0.22 * smoothstep(45, 62, a) - 0.02 * smoothstep(62, 80, a)
+    )
     hairline = hairline - 0.31 * smoothstep(92, 125, a)
-    scalp = smoothstep(-0.015, 0.015, y - hairline) * head
+    scalp = smoothstep(-0.028, 0.022, y - hairline) * head
     lips = smoothstep(layout.LIPS_OUTER_ROWS[0] - 0.6, layout.LIPS_OUTER_ROWS[0] + 0.4, row)
     lips = lips * smoothstep(layout.LIPS_OUTER_ROWS[1] + 0.6, layout.LIPS_OUTER_ROWS[1] - 0.4, row)
     lips = lips * smoothstep(1.06, 0.98, m)
     brow_wide = smoothstep(5.0, 10.5, a) * smoothstep(37, 31, a)
     brows = np.exp(-(((row - layout.BROW_ROW) / (1.3 - 0.5 * smoothstep(20, 36, a))) ** 4)) * brow_wide
-    moustache = smoothstep(-0.135, -0.148, y) * smoothstep(-0.235, -0.205, y) * smoothstep(1.35, 1.1, m)
+    moustache = (
+        smoothstep(-0.136, -0.150, y + 0.22 * x) * smoothstep(-0.235, -0.205, y) * smoothstep(1.25, 1.05, m)
+    )
     moustache = moustache * (1 - lips) * (row < top + 1) * (z > 0.2)
-    goatee = smoothstep(-0.235, -0.255, y) * smoothstep(0.13, 0.09, x) * smoothstep(0.12, 0.2, z) * (y > -0.45)
+    goatee = (
+        smoothstep(-0.235, -0.255, y) * smoothstep(0.115, 0.065, x) * smoothstep(0.12, 0.2, z) * (y > -0.45)
+    )
     goatee = goatee + moustache * smoothstep(1.2, 1.05, m)
-    edge = -0.19 + 0.16 * smoothstep(40, 72, a) - 0.03 * np.exp(-(((a - 30) / 10) ** 2))
+    edge = (
+        -0.19
+        + 0.16 * smoothstep(40, 72, a)
+        + 0.11 * smoothstep(72, 82, a)
+        - 0.03 * np.exp(-(((a - 30) / 10) ** 2))
+    )
     beard = smoothstep(edge + 0.015, edge - 0.015, y) * smoothstep(-0.46, -0.41, y) * smoothstep(92, 84, a)
     beard = np.maximum(beard * (1 - lips), moustache) * ~pocket
     under = y < -0.36
-    neck = np.where(under, smoothstep(0.24, 0.16, z), smoothstep(-0.05, -0.12, z)) * smoothstep(-0.28, -0.36, y)
+    neck = np.where(under, smoothstep(0.24, 0.16, z), smoothstep(-0.05, -0.12, z)) * smoothstep(
+        -0.28, -0.36, y
+    )
     shoulders = (row >= layout.NECK_BASE_ROW + 4).astype(float)
     nose = np.exp(-((x / 0.055) ** 4)) * smoothstep(0.08, 0.0, y) * smoothstep(-0.150, -0.135, y) * (z > 0.2)
     nostrils = np.exp(-(((x - 0.024) / 0.011) ** 2) - ((y + 0.124) / 0.009) ** 2) * (z > 0.38)
     cheeks = np.exp(-(((x - 0.165) / 0.06) ** 2) - ((y + 0.075) / 0.05) ** 2) * (z > 0.1)
-    lids = np.exp(-((np.abs(g["xi"]) / 1.25) ** 6)) * smoothstep(layout.CREASE_ROW - 2, layout.CREASE_ROW, row)
+    lids = np.exp(-((np.abs(g["xi"]) / 1.25) ** 6)) * smoothstep(
+        layout.CREASE_ROW - 2, layout.CREASE_ROW, row
+    )
     lids = lids * smoothstep(layout.LID_ROWS[1] + 3, layout.LID_ROWS[1] + 1, row) * ~eye_pocket
     rims = (np.abs(g["xi"]) < 1.12) * (
-        np.exp(-(((row - layout.LID_ROWS[0]) / 0.7) ** 2)) + 0.4 * np.exp(-(((row - layout.LID_ROWS[1]) / 0.6) ** 2))
+        np.exp(-(((row - layout.LID_ROWS[0]) / 0.7) ** 2))
+        + 0.4 * np.exp(-(((row - layout.LID_ROWS[1]) / 0.6) ** 2))
     )
+    forehead_lines = np.maximum.reduce([np.exp(-(((y - h) / 0.006) ** 2)) for h in (0.215, 0.25, 0.285)])
+    along = np.clip((-0.115 - y) / 0.125, 0, 1)
+    fold = np.exp(-(((x - 0.060 - 0.062 * along) / 0.010) ** 2)) * smoothstep(-0.10, -0.125, y)
+    wrinkles = forehead_lines * smoothstep(34, 24, a) * 0.7 + fold * smoothstep(-0.25, -0.225, y) * (z > 0.2)
+    bag = np.exp(-(((y - 0.014 - 0.6 * (x - 0.127) ** 2 / 0.06) / 0.007) ** 2) - ((x - 0.127) / 0.045) ** 4)
+    feet = np.maximum.reduce(
+        [np.exp(-(((y - 0.075 - s * (x - 0.20)) / 0.005) ** 2)) for s in (-0.7, 0.0, 0.7)]
+    )
+    wrinkles = wrinkles + (
+        0.8 * bag + 0.7 * feet * smoothstep(0.200, 0.21, x) * smoothstep(0.25, 0.23, x)
+    ) * (z > 0.1)
     masks = {
+        "wrinkles": wrinkles,
         "scalp": scalp,
         "brows": brows,
         "lips": lips * ~pocket,
@@ -145,8 +173,9 @@ def build_landmarks(template: Template) -> dict[str, np.ndarray]:
         return grid[rows, (-cols) % columns]
 
     # Oval: up from the chin along the head's left, over the forehead, down its right.
-    corners = ((0, -0.372), (16, -0.355), (28, -0.325), (40, -0.285), (52, -0.235), (62, -0.17), (69, -0.09),
-               (72, 0.0), (72, 0.10), (64, 0.20), (48, 0.28), (30, 0.325), (14, 0.345), (0, 0.35))  # fmt: skip
+    corners = ((0, -0.372), (16, -0.355), (28, -0.325), (40, -0.285), (52, -0.235), (62, -0.17),
+               (69, -0.09), (72, 0.0), (72, 0.10), (64, 0.20), (48, 0.28), (30, 0.325), 
+               (14, 0.345), (0, 0.35))  # fmt: skip
     y = template.surface[grid][..., 1]
     left_side = []
     for degrees, height in corners:
@@ -190,13 +219,15 @@ def build_anchor_indices(template: Template) -> dict[str, np.ndarray]:
     }
     for side, sign in (("left", 1.0), ("right", -1.0)):
         ear = template.parts[f"{side}_ear"]
-        anchors[f"{side}_eye"] = template.parts[f"{side}_eyeball"]
+        ball = template.parts[f"{side}_eyeball"]
+        anchors[f"{side}_eye"] = ball[[0, -1]]  # the middle of cornea and back
+        anchors[f"{side}_cornea"] = ball[:1]
         anchors[f"{side}_ear"] = ear
         lobe = ear[np.argsort(p[ear][:, 1])[:24]]
         anchors[f"{side}_ear_lobe"] = lobe[np.argsort(sign * p[lobe][:, 0])[-8:]]
         anchors[f"{side}_ear_tip"] = ear[[int(np.argmax(p[ear][:, 1]))]]
         anchors[f"{side}_temple"] = closest(sign * 0.30, 0.10, 0.10)
-        anchors[f"{side}_mouth_corner"] = closest(sign * 0.096, layout.MOUTH_Y, 0.35)
+        anchors[f"{side}_mouth_corner"] = closest(sign * 0.106, layout.MOUTH_Y, 0.35)
     return anchors
 
 
@@ -214,7 +245,9 @@ def jaw_weight(template: Template) -> np.ndarray:
     beyond = np.clip(g["m"] - 1, 0, None)
     spread = 0.012 + 0.05 * np.clip(beyond, 0, 1.6)
     outside = smoothstep(layout.MOUTH_Y + spread * 1.2, layout.MOUTH_Y - spread * 1.5, y)
-    weight = np.where(g["m"] < 1, weight, outside * smoothstep(0, 0.3, beyond) + weight * smoothstep(0.3, 0, beyond))
+    weight = np.where(
+        g["m"] < 1, weight, outside * smoothstep(0, 0.3, beyond) + weight * smoothstep(0.3, 0, beyond)
+    )
     weight = weight * smoothstep(98, 55, a)
     weight = weight * np.where(row > layout.CHIN_ROW, smoothstep(0.04, 0.30, z), 1.0) * (y > -0.48)
     out = skin_mask(template, weight).astype(np.float64)

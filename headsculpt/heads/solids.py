@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-EYE_CENTRE = np.array([0.126, 0.070, 0.302])
-EYE_RADIUS = 0.068
+EYE_CENTRE = np.array([0.127, 0.070, 0.298])
+EYE_RADIUS = 0.072
 
 
 def ellipsoid(p: np.ndarray, centre: tuple, radii: tuple, tilt_deg: float = 0.0) -> np.ndarray:
@@ -59,22 +59,22 @@ def skull(p: np.ndarray) -> np.ndarray:
     d = union(d, ellipsoid(p, (0, -0.325, 0.318), (0.078, 0.052, 0.072)), 0.05)  # chin
     d = union(d, cone(p, (0.165, -0.015, 0.27), (0.25, 0.01, 0.12), 0.06, 0.05), 0.07)  # cheekbone
     d = union(d, ellipsoid(p, (0.12, -0.12, 0.25), (0.105, 0.12, 0.105)), 0.08)  # cheek
-    d = union(d, cone(p, (0.05, -0.315, 0.27), (0.0, -0.36, 0.02), 0.055, 0.06), 0.08)  # under the jaw
+    d = union(d, ellipsoid(p, (0, -0.325, 0.18), (0.13, 0.060, 0.15)), 0.10)  # under the jaw
     return union(d, ellipsoid(p, (0, -0.20, 0.285), (0.125, 0.105, 0.118)), 0.07)  # around the mouth
 
 
 def features(p: np.ndarray, d: np.ndarray) -> np.ndarray:
     """Adds brow, sockets, nose, lids and lips to the skull's distance ``d``."""
-    d = carve(d, ellipsoid(p, (0.122, 0.062, 0.407), (0.076, 0.052, 0.054)), 0.05)  # socket
+    d = carve(d, ellipsoid(p, (0.123, 0.061, 0.408), (0.080, 0.056, 0.054)), 0.05)  # socket
     d = union(d, cone(p, (0.0, 0.138, 0.366), (0.19, 0.150, 0.30), 0.034, 0.028), 0.05)  # brow
-    d = union(d, cone(p, (0, 0.10, 0.365), (0, -0.06, 0.438), 0.026, 0.030), 0.045)  # bridge
-    d = union(d, ellipsoid(p, (0, -0.083, 0.452), (0.040, 0.036, 0.046)), 0.03)  # tip
-    d = union(d, ellipsoid(p, (0.045, -0.101, 0.413), (0.026, 0.028, 0.042)), 0.018)  # wing
+    d = union(d, cone(p, (0, 0.10, 0.365), (0, -0.06, 0.438), 0.026, 0.030), 0.065)  # bridge
+    d = union(d, ellipsoid(p, (0, -0.083, 0.452), (0.040, 0.036, 0.046)), 0.035)  # tip
+    d = union(d, ellipsoid(p, (0.044, -0.101, 0.413), (0.025, 0.028, 0.044)), 0.030)  # wing
     d = union(d, cone(p, (0, -0.115, 0.43), (0, -0.15, 0.385), 0.014, 0.012), 0.03)  # columella
     lid = EYE_RADIUS + 0.0075
     d = union(d, ellipsoid(p, tuple(EYE_CENTRE), (lid, lid, lid)), 0.022)
-    d = union(d, cone(p, (0.012, -0.187, 0.398), (0.088, -0.205, 0.345), 0.017, 0.010), 0.025)  # upper lip
-    return union(d, cone(p, (0.0, -0.222, 0.394), (0.080, -0.209, 0.345), 0.021, 0.010), 0.025)  # lower lip
+    d = union(d, cone(p, (0.012, -0.187, 0.400), (0.094, -0.203, 0.345), 0.018, 0.010), 0.025)  # upper lip
+    return union(d, cone(p, (0.0, -0.223, 0.396), (0.086, -0.208, 0.345), 0.022, 0.010), 0.025)  # lower lip
 
 
 def mirrored(p: np.ndarray) -> np.ndarray:
@@ -103,7 +103,7 @@ def body(p: np.ndarray) -> np.ndarray:
     front = (q[:, 2] > 0.1) & (q[:, 1] < 0.35) & (q[:, 1] > -0.40)
     if front.any():
         head[front] = features(q[front], head[front])
-    return union(head, trunk(q), 0.06)
+    return union(head, trunk(q), 0.08)
 
 
 def trace(

@@ -15,13 +15,13 @@ from headsculpt.heads.parts import Part, ear, eyeball, teeth, tongue
 from headsculpt.heads.solids import EYE_CENTRE, EYE_RADIUS, body, trace, trunk
 
 # Columns: azimuth in degrees and how many columns lie between neighbouring knots (half a turn).
-COLUMN_KNOTS = ((0, 12), (12, 16), (28, 14), (50, 9), (90, 13), (180, 0))
+COLUMN_KNOTS = ((0, 11), (12, 15), (29, 10), (50, 8), (90, 11), (180, 0))
 # Rows: (origin y in front, at the back, origin z, elevation in degrees in front, at the back), and how many
 # rows until the next knot. Rays start at these origins on the spine. On the face they are level; over the
 # crown they fan out; under the chin they dive, and from the neck's base on they come up from the chest, so
 # that every ray meets the surface at a good angle.
 ROW_KNOTS = (
-    (0.200, 0.200, 0.00, 87.0, 87.0, 18),  # crown
+    (0.200, 0.200, 0.00, 87.0, 87.0, 15),  # crown
     (0.200, 0.200, 0.00, 0.0, 0.0, 5),
     (0.145, 0.145, 0.00, 0.0, 0.0, 8),  # brow
     (0.088, 0.088, 0.00, 0.0, 0.0, 6),  # upper lid's rim
@@ -39,12 +39,12 @@ ROW_KNOTS = (
     (-0.240, -0.364, 0.00, -29.0, 0.0, 1),
     (-0.240, -0.376, 0.00, -38.0, 0.0, 1),
     (-0.275, -0.388, -0.01, -46.0, 0.0, 1),
-    (-0.350, -0.420, -0.03, -40.0, 6.0, 2),
-    (-0.450, -0.500, -0.06, -12.0, 20.0, 2),
-    (-0.510, -0.580, -0.09, 0.0, 34.0, 1),
-    (-0.620, -0.650, -0.10, 21.0, 43.0, 1),
-    (-0.700, -0.710, -0.11, 33.0, 46.0, 1),
-    (-0.770, -0.750, -0.12, 42.0, 46.0, 3),  # neck's base
+    (-0.350, -0.430, -0.03, -40.0, 4.0, 2),
+    (-0.450, -0.515, -0.06, -12.0, 18.0, 2),
+    (-0.510, -0.600, -0.09, 0.0, 31.0, 1),
+    (-0.620, -0.670, -0.10, 21.0, 39.0, 1),
+    (-0.700, -0.730, -0.11, 33.0, 43.0, 1),
+    (-0.770, -0.775, -0.12, 42.0, 43.0, 3),  # neck's base
     (-0.830, -0.830, -0.12, 43.0, 40.0, 5),
     (-0.860, -0.860, -0.12, 18.0, 18.0, 5),
     (-0.900, -0.900, -0.12, 3.0, 3.0, 2),
@@ -64,12 +64,12 @@ LIPS_OUTER_ROWS = (LIP_ROWS[0] - 4, LIP_ROWS[1] + 5)
 CHIN_ROW = _first_row(-0.335)
 TRUNK_ROW = _first_row(-0.620)
 NECK_BASE_ROW = _first_row(-0.770)
-EYE_AZIMUTH_DEG, EYE_HALF_WIDTH_DEG = 20.2, 8.6
-MOUTH_HALF_WIDTH_DEG = 15.2
+EYE_AZIMUTH_DEG, EYE_HALF_WIDTH_DEG = 20.5, 9.4
+MOUTH_HALF_WIDTH_DEG = 16.2
 MOUTH_Y = -0.204
 
 
-def smoothstep(a: float, b: float, x: np.ndarray) -> np.ndarray:
+def smoothstep(a: float | np.ndarray, b: float | np.ndarray, x: np.ndarray) -> np.ndarray:
     """0 below ``a``, 1 above ``b`` (``a`` may exceed ``b``), smooth between."""
     t = np.clip((x - a) / (b - a), 0.0, 1.0)
     return t * t * (3 - 2 * t)
@@ -118,10 +118,12 @@ def row_rays() -> np.ndarray:
 
 
 def lid_curves(xi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Heights of the upper and the lower lid's rim above the eye's centre; ``xi`` is -1 at the inner corner."""
+    """Heights of both lids' rims above the eye's centre; ``xi`` is -1 at the inner corner, 1 at the outer."""
     inside = np.clip(1 - np.abs(xi) ** 2.3, 0, None)
     tilt = 0.005 * np.clip(xi, -1.5, 1.5)
-    return 0.0315 * inside * (1 - 0.12 * xi) + tilt + 0.0006, -0.0225 * inside * (1 + 0.15 * xi) + tilt - 0.0006
+    return 0.0345 * inside * (1 - 0.12 * xi) + tilt + 0.0006, -0.0245 * inside * (
+        1 + 0.15 * xi
+    ) + tilt - 0.0006
 
 
 def _bend(y: np.ndarray, knots: dict[int, np.ndarray], fade: int, blend: np.ndarray) -> np.ndarray:
@@ -158,7 +160,12 @@ def _skin() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     )
     m = azimuth / MOUTH_HALF_WIDTH_DEG
     full = np.sqrt(np.clip(1 - m**2, 0, None))
-    line = MOUTH_Y + 0.004 * np.clip(m, 0, 1.2) ** 2 - 0.004 * np.exp(-((m / 0.25) ** 2)) + 0.003 * np.exp(-(((m - 0.45) / 0.25) ** 2))
+    line = (
+        MOUTH_Y
+        + 0.004 * np.clip(m, 0, 1.2) ** 2
+        - 0.004 * np.exp(-((m / 0.25) ** 2))
+        + 0.003 * np.exp(-(((m - 0.45) / 0.25) ** 2))
+    )
     top = line + (0.026 * full**0.8) * (1 - 0.16 * np.exp(-((m / 0.14) ** 2))) + 0.001
     bottom = line - 0.036 * full**1.1 - 0.001
     y = _bend(
@@ -175,7 +182,8 @@ def _skin() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     theta = np.deg2rad(azimuth)[None, :]
     elevation = np.deg2rad(rays[:, 4:5] + (rays[:, 3:4] - rays[:, 4:5]) * frontness)
     direction = np.stack(
-        [np.sin(theta) * np.cos(elevation), np.sin(elevation) + 0 * theta, np.cos(theta) * np.cos(elevation)], -1
+        [np.sin(theta) * np.cos(elevation), np.sin(elevation) + 0 * theta, np.cos(theta) * np.cos(elevation)],
+        -1,
     )
     origin = np.stack([np.zeros_like(y), y, np.repeat(rays[:, 2:3], y.shape[1], 1)], -1)
     surface = np.concatenate(
@@ -204,7 +212,7 @@ def _details(
     centre_row = 0.5 * (LIP_ROWS[0] + LIP_ROWS[1])
     gap = np.clip(np.abs(rows - centre_row) - 0.5 * (LIP_ROWS[1] - LIP_ROWS[0]), 0, None)
     press(0.013 * np.exp(-((gap / 1.5) ** 2)) * smoothstep(1.06, 0.85, m)[None])
-    corner = np.exp(-(((x - 0.096) / 0.014) ** 2) - ((y - MOUTH_Y) / 0.014) ** 2)
+    corner = np.exp(-(((x - 0.106) / 0.014) ** 2) - ((y - MOUTH_Y) / 0.014) ** 2)
     press(0.008 * corner)
     philtrum = np.exp(-((x / 0.011) ** 2) - ((y + 0.160) / 0.018) ** 2)
     press(0.006 * philtrum)
@@ -268,7 +276,12 @@ def build_template() -> Template:
     hub = np.array([[0.0, -1.0, rim[:, 2].mean()]])
     loop = np.arange(columns)
     fan = np.stack([np.full(columns, columns), np.roll(loop, -1), loop], 1)
-    add("cut", Part(np.concatenate([rim, hub]), fan, np.concatenate([uv[-1], [[0.5, 0.001]]]), np.zeros(columns + 1)))
+    add(
+        "cut",
+        Part(
+            np.concatenate([rim, hub]), fan, np.concatenate([uv[-1], [[0.5, 0.001]]]), np.zeros(columns + 1)
+        ),
+    )
     for name, part in (("ear", ear()), ("eyeball", eyeball())):
         add(f"left_{name}", part.placed_uv(0.005, 0.005 if name == "ear" else 0.865))
         add(f"right_{name}", part.mirrored().placed_uv(0.865, 0.005 if name == "ear" else 0.865))

@@ -112,9 +112,7 @@ def _write_shard(folder: Path, seed: int, shard: int, figures: int, image_size: 
         for azimuth, elevation, half in seen_from.tolist():
             captions.append(
                 [
-                    caption(
-                        person, rng, azimuth_deg=azimuth, elevation_deg=elevation, half_height=half
-                    ).text
+                    caption(person, rng, azimuth_deg=azimuth, elevation_deg=elevation, half_height=half).text
                     for _ in range(CAPTIONS_PER_IMAGE)
                 ]
             )

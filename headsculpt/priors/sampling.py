@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from headsculpt.priors.mini import tokenise
 
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
+# Models are typed Any here: diffusers' classes are lazy and type checkers see no methods on them.
 
 
 def mixed(device: torch.device | str) -> torch.autocast:
@@ -21,22 +19,22 @@ def mixed(device: torch.device | str) -> torch.autocast:
 
 
 @torch.no_grad()
-def embed(tokenizer: CLIPTokenizer, encoder: CLIPTextModel, texts: Sequence[str]) -> Tensor:
+def embed(tokenizer: Any, encoder: Any, texts: Sequence[str]) -> Tensor:
     """Text states ``(B, T, D)`` float32."""
     return encoder(tokenise(tokenizer, list(texts)).to(encoder.device)).last_hidden_state.float()
 
 
 @torch.no_grad()
 def sample_latents(
-    unet: UNet2DConditionModel,
-    scheduler: DDIMScheduler,
+    unet: Any,
+    scheduler: Any,
     text: Tensor,
     empty: Tensor,
     generator: torch.Generator,
     *,
     steps: int = 25,
     guidance_scale: float = 4.0,
-    controlnet: ControlNetModel | None = None,
+    controlnet: Any = None,
     condition: Tensor | None = None,
     control_scale: float = 1.0,
 ) -> Tensor:
@@ -81,7 +79,7 @@ def sample_latents(
 
 
 @torch.no_grad()
-def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+def decode(vae: Any, latents: Tensor) -> Tensor:
     """Images ``(B, H, W, 3)`` float32 in [0, 1] of scaled latents."""
     with mixed(latents.device):
         x = vae.decode(latents / vae.config.scaling_factor).sample

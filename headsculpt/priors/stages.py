@@ -10,9 +10,11 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from headsculpt.priors import parallel
 from headsculpt.priors.dataset import render_dataset
 from headsculpt.priors.training import Budget, Stage, export_unfinished, train
 
@@ -20,6 +22,7 @@ log = logging.getLogger(__name__)
 
 # Minutes on two CPU cores; a GPU needs a small part of them for the same number of steps.
 MINUTES = {"text": 5.0, "vae": 20.0, "unet": 45.0, "landmarks": 8.0}
+BATCH = {"text": 64, "vae": 8, "unet": 64, "landmarks": 64}  # images a step
 STAGES = ("data", *MINUTES)
 IMAGES = 40_000
 EXPORTED = {
@@ -50,6 +53,8 @@ def train_prior(
     out: Path | None = None,
     workers: int = 2,
     threads: int | None = None,
+    processes: int = 1,
+    batch: int | None = None,
 ) -> bool:
     """Train one stage of the mini family, or all of them; a stage goes on where it was interrupted.
 
@@ -66,6 +71,8 @@ def train_prior(
         out: folder of the exported family; ``work/mini`` where None. Written by "all" and "export".
         workers: processes that render the data set.
         threads: of torch on the CPU; all cores where None.
+        processes: that share each batch, with as many threads each as the cores allow; best on a CPU.
+        batch: images a step, over all processes; :data:`BATCH` where None.
 
     Returns:
         False if interrupted by SIGINT or SIGTERM; what was done is saved.
@@ -87,12 +94,17 @@ def train_prior(
     for name in STAGES if stage == "all" else (stage,):
         if name == "data":
             render_dataset(
-                work / "data", images, seed, workers, report=lambda n, of: log.info("portraits %d of %d", n, of)
+                work / "data",
+                images,
+                seed,
+                workers,
+                report=lambda n, of: log.info("portraits %d of %d", n, of),
             )
         elif name in MINUTES:
             share = MINUTES[name] * scale if stage == "all" else (minutes or MINUTES[name])
             budget = Budget(steps=steps) if steps is not None else Budget(minutes=share)
-            if not train(_stage(name)(work, device, seed), work, budget, seed=seed):
+            together: dict[str, Any] = dict(name=name, work=work, device=device, seed=seed, budget=budget, batch=batch or BATCH[name])
+            if not (parallel.run(processes, _train, together) if processes > 1 else _train(**together)):
                 return False
     if stage == "export":
         for name in MINUTES:
@@ -105,7 +117,21 @@ def train_prior(
     return True
 
 
-def _stage(name: str) -> Callable[[Path, torch.device | str, int], Stage]:
+def _train(
+    *, name: str, work: Path, device: torch.device | str, seed: int, budget: Budget, batch: int
+) -> bool:
+    def build() -> Stage:
+        return _stage(name)(work, device, seed, batch=max(1, batch // parallel.world_size()))
+
+    if parallel.rank() != 0:  # process 0 first: it writes the caches that the others read
+        parallel.agreed(0.0)
+    stage = build()
+    if parallel.rank() == 0:
+        parallel.agreed(0.0)
+    return train(stage, work, budget, seed=seed)
+
+
+def _stage(name: str) -> Callable[..., Stage]:
     if name == "text":
         from headsculpt.priors.train_text import text_stage
 
@@ -172,6 +198,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--batch", type=int)
     given = vars(parser.parse_args(arguments))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     stage, work = given.pop("stage"), given.pop("work")

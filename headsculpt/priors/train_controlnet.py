@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from headsculpt.priors import mini
 from headsculpt.priors.sampling import mixed
@@ -29,7 +30,7 @@ def landmark_stage(work: Path, device: torch.device | str, seed: int, *, batch: 
             f"{folder} is missing; train it first: headsculpt train-prior unet --work {work}"
         )
     frozen = open_frozen(work, device)
-    unet = UNet2DConditionModel.from_pretrained(folder, torch_dtype=torch.float32).to(device)
+    unet: Any = UNet2DConditionModel.from_pretrained(folder, torch_dtype=torch.float32).to(device)
     unet.eval().requires_grad_(False)
     torch.manual_seed(seed)
     controlnet = mini.make_controlnet(unet).to(device).requires_grad_(True).train()
@@ -58,7 +59,7 @@ def landmark_stage(work: Path, device: torch.device | str, seed: int, *, batch: 
     facing = facing if len(facing) else np.arange(len(frozen.portraits))
     shown = facing[np.linspace(0, len(facing) - 1, 16).astype(int)]
 
-    def sheet(model: nn.Module) -> Image.Image:
+    def sheet(model: Any) -> Image.Image:
         """Samples of the usual texts under landmark maps of other figures, with the maps drawn over them."""
         condition = maps(shown)
         picture = sample_sheet(frozen, unet, model, condition)
@@ -67,7 +68,7 @@ def landmark_stage(work: Path, device: torch.device | str, seed: int, *, batch: 
         below = np.asarray(picture)
         return Image.fromarray(np.concatenate([below, np.maximum(below // 2, over)]))
 
-    def export(model: nn.Module) -> None:
+    def export(model: Any) -> None:
         save_module(model, work / "modules" / "controlnet_landmarks")
 
     return Stage(

@@ -9,6 +9,7 @@ encoder would have to learn the language from a hundred thousand noisy images.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ VIEW_CLASSES = tuple(wording.VIEWS)
 SIDES = ("left", "right")
 FIELDS = {**{name: len(values) for name, values in VALUES.items()}, "view": len(VIEW_CLASSES), "side": 2}
 INSTRUCTION_SHARE = 0.15
+POOL = 16  # batches that are sorted by length together
 
 
 class Reader(nn.Module):
@@ -88,7 +90,7 @@ def corpus(count: int, seed: int) -> list[str]:
 
 
 def text_stage(
-    work: Path, device: torch.device | str, seed: int, *, config: dict = mini.TEXT, batch: int = 128,
+    work: Path, device: torch.device | str, seed: int, *, config: dict = mini.TEXT, batch: int = 64,
     corpus_size: int = 20_000,
 ) -> Stage:  # fmt: skip
     """Stage "text": makes ``modules/tokenizer`` at once if it is not there, and trains the encoder."""
@@ -101,21 +103,35 @@ def text_stage(
     torch.manual_seed(seed)
     reader = Reader(mini.make_text_encoder(tokenizer, config), config["hidden_size"]).to(device)
 
+    pool: dict[int, list[tuple[Tensor, Tensor]]] = {}
+
+    def batches(group: int) -> list[tuple[Tensor, Tensor]]:
+        """:data:`POOL` batches, each of texts of like length: half of the padding, twice the speed."""
+        if group not in pool:
+            rng = np.random.default_rng([seed, 2, group])
+            texts, labels = labelled_texts(POOL * batch, rng)
+            ids = mini.tokenise(tokenizer, texts)
+            lengths = (ids != tokenizer.eos_token_id).sum(1) + 1
+            order = torch.argsort(lengths, stable=True).reshape(POOL, batch)
+            pool.clear()
+            # Attention is causal: cutting the padding after the longest text leaves every end state as it is.
+            pool[group] = [
+                (ids[order[i], : int(lengths[order[i]].max())], torch.from_numpy(labels)[order[i]])
+                for i in rng.permutation(POOL)
+            ]
+        return pool[group]
+
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        texts, labels = labelled_texts(batch, np.random.default_rng([seed, 2, step]))
-        ids = mini.tokenise(tokenizer, texts)
-        # Attention is causal: cutting the padding after the longest text leaves every end state as it is.
-        longest = int((ids != tokenizer.eos_token_id).sum(1).max()) + 1
+        ids, target = (part.to(device) for part in batches(step // POOL)[step % POOL])
         with mixed(device):
-            scores = reader(ids[:, :longest].to(device))
-        target = torch.from_numpy(labels).to(device)
+            scores = reader(ids)
         losses, right = [], []
         for column, name in enumerate(FIELDS):
             losses.append(F.cross_entropy(scores[name].float(), target[:, column]))
             right.append((scores[name].argmax(-1) == target[:, column]).float().mean())
         return torch.stack(losses).sum(), {"right": float(torch.stack(right).mean())}
 
-    def export(model: nn.Module) -> None:
+    def export(model: Reader) -> None:
         save_module(model.encoder, modules / "text_encoder")
 
     return Stage(
@@ -124,8 +140,11 @@ def text_stage(
     )  # fmt: skip
 
 
-def save_module(module: nn.Module, folder: Path) -> None:
+def save_module(module: Any, folder: Path) -> None:
     """Write a diffusers or transformers model as float16 safetensors, leaving ``module`` as it is."""
     from copy import deepcopy
 
-    deepcopy(module).to("cpu", torch.float16).save_pretrained(folder, safe_serialization=True)
+    copied = deepcopy(module).cpu()
+    for parameter in copied.parameters():  # module.to(dtype) has diffusers warn about layers it has not
+        parameter.data = parameter.data.to(torch.float16)
+    copied.save_pretrained(folder, safe_serialization=True)

@@ -7,13 +7,13 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from headsculpt.priors import mini
 from headsculpt.priors.dataset import Portraits, open_dataset
@@ -21,10 +21,6 @@ from headsculpt.priors.sampling import decode, embed, mixed, sample_latents
 from headsculpt.priors.train_text import save_module
 from headsculpt.priors.train_vae import to_tensor
 from headsculpt.priors.training import Stage
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, DDIMScheduler
-    from transformers import CLIPTextModel, CLIPTokenizer
 
 log = logging.getLogger(__name__)
 
@@ -56,15 +52,17 @@ class Frozen:
     """What a stage on latents needs of the stages before."""
 
     portraits: Portraits
-    tokenizer: CLIPTokenizer
-    encoder: CLIPTextModel
-    vae: AutoencoderKL
-    scheduler: DDIMScheduler
+    tokenizer: Any
+    encoder: Any
+    vae: Any
+    scheduler: Any
     latents: NDArray
     ids: NDArray
     device: torch.device | str
 
-    def batch(self, size: int, generator: torch.Generator, empty_share: float) -> tuple[NDArray, Tensor, Tensor]:
+    def batch(
+        self, size: int, generator: torch.Generator, empty_share: float
+    ) -> tuple[NDArray, Tensor, Tensor]:
         """Random images: their indices, scaled latents ``(B, C, h, w)`` and text states ``(B, T, D)``."""
         indices = torch.randint(len(self.portraits), (size,), generator=generator).numpy()
         which = torch.randint(self.ids.shape[1], (size,), generator=generator).numpy()
@@ -93,8 +91,9 @@ def open_frozen(work: Path, device: torch.device | str) -> Frozen:
             )
     portraits = open_dataset(work / "data")
     tokenizer = CLIPTokenizer.from_pretrained(modules / "tokenizer")
-    encoder = CLIPTextModel.from_pretrained(modules / "text_encoder", torch_dtype=torch.float32).to(device)
-    vae = AutoencoderKL.from_pretrained(modules / "vae", torch_dtype=torch.float32).to(device)
+    encoder: Any = CLIPTextModel.from_pretrained(modules / "text_encoder", torch_dtype=torch.float32)
+    encoder = encoder.to(device)
+    vae: Any = AutoencoderKL.from_pretrained(modules / "vae", torch_dtype=torch.float32).to(device)
     encoder.eval().requires_grad_(False)
     vae.eval().requires_grad_(False)
     latents = _cached_latents(work / "latents", portraits, vae, modules / "vae", device)
@@ -103,7 +102,7 @@ def open_frozen(work: Path, device: torch.device | str) -> Frozen:
 
 
 def _cached_latents(
-    folder: Path, portraits: Portraits, vae: AutoencoderKL, weights: Path, device: torch.device | str
+    folder: Path, portraits: Portraits, vae: Any, weights: Path, device: torch.device | str
 ) -> NDArray:
     """Means of all latents ``(N, C, h, w)`` float16 on disk; goes on where an interrupted pass ended."""
     stamp = hashlib.sha256((weights / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
@@ -132,7 +131,7 @@ def _cached_latents(
     return np.load(path, mmap_mode="r")
 
 
-def _token_ids(portraits: Portraits, tokenizer: CLIPTokenizer) -> NDArray:
+def _token_ids(portraits: Portraits, tokenizer: Any) -> NDArray:
     """Tokens of all captions ``(N, captions, T)`` uint16."""
     per_image = min(len(entry) for entry in portraits.captions)
     texts = [text for entry in portraits.captions for text in entry[:per_image]]
@@ -170,7 +169,7 @@ def velocity_loss(output: Tensor, latents: Tensor, noise: Tensor, alphas: Tensor
 
 
 def unet_stage(
-    work: Path, device: torch.device | str, seed: int, *, config: dict = mini.UNET, batch: int = 64
+    work: Path, device: torch.device | str, seed: int, *, config: dict = mini.UNET, batch: int = 32
 ) -> Stage:
     """Stage "unet"; needs the data set, the text encoder and the VAE."""
     frozen = open_frozen(work, device)
@@ -187,18 +186,18 @@ def unet_stage(
             output = unet(noisy, t, text).sample
         return velocity_loss(output, latents, noise, alphas[t]), {}
 
-    def sheet(model: nn.Module) -> Image.Image:
+    def sheet(model: Any) -> Image.Image:
         return sample_sheet(frozen, model)
 
-    def export(model: nn.Module) -> None:
+    def export(model: Any) -> None:
         save_module(model, work / "modules" / "unet")
         frozen.scheduler.save_pretrained(work / "modules" / "scheduler")
 
-    return Stage("unet", unet, loss, export, batch, sheet, learning_rate=6e-4, ema_decay=0.9985)
+    return Stage("unet", unet, loss, export, batch, sheet, learning_rate=6e-4, ema_decay=0.999)
 
 
 def sample_sheet(
-    frozen: Frozen, unet: nn.Module, controlnet: nn.Module | None = None, condition: Tensor | None = None
+    frozen: Frozen, unet: Any, controlnet: Any = None, condition: Tensor | None = None
 ) -> Image.Image:
     """Samples for :data:`SHEET_TEXTS`, eight in a row."""
     text = embed(frozen.tokenizer, frozen.encoder, SHEET_TEXTS)

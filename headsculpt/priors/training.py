@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from headsculpt.priors import parallel
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,9 +53,9 @@ class Stage:
     name: str
     model: nn.Module
     loss: Callable[[int, torch.Generator], tuple[Tensor, dict[str, float]]]
-    export: Callable[[nn.Module], None]
+    export: Callable[[Any], None]
     batch: int
-    sheet: Callable[[nn.Module], Image] | None = None
+    sheet: Callable[[Any], Image] | None = None
     learning_rate: float = 6e-4
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.99)
@@ -124,7 +126,11 @@ def train(
     state = _State()
     state.generator.manual_seed(seed)
     _load(folder / STATE_FILE, parameters, ema, optimiser, state)
-    _trim_log(folder / LOSS_FILE, state.step)
+    chief = parallel.rank() == 0
+    if chief:
+        _trim_log(folder / LOSS_FILE, state.step)
+    else:  # other batches than process 0 draws; its generator alone is saved
+        state.generator.manual_seed(seed + 1_000_003 * parallel.rank() + state.step)
     started_step, since = state.step, time.monotonic()
     saved = sheeted = since
     window: list[float] = []
@@ -133,7 +139,10 @@ def train(
     finished = True
 
     with _stop_signals() as stopped, _ProgressLine(stage.name) as line:
-        while (progress := budget.progress(state.step, state.seconds)) < 1.0:
+        while True:
+            (progress,) = parallel.agreed(budget.progress(state.step, state.seconds))
+            if progress >= 1.0:
+                break
             rate = stage.learning_rate * min(1.0, (state.step + 1) / stage.warm_up_steps)
             rate *= max(0.5 * (1.0 + math.cos(math.pi * progress)), 0.01)
             for group in optimiser.param_groups:
@@ -146,6 +155,7 @@ def train(
                     f"state is kept in {folder}: run again to go on from there, or lower the learning rate"
                 )
             loss.backward()
+            parallel.average_gradients(parameters)
             nn.utils.clip_grad_norm_(parameters, stage.clip_norm)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
@@ -157,8 +167,8 @@ def train(
             state.seconds += now - since
             since = now
             window.append(value)
-            if state.step % log_every == 0:
-                speed = (state.step - window_step) * stage.batch / max(now - window_start, 1e-9)
+            if chief and state.step % log_every == 0:
+                speed = (state.step - window_step) * stage.batch * parallel.world_size() / max(now - window_start, 1e-9)
                 mean = sum(window) / len(window)
                 record = {"step": state.step, "seconds": round(state.seconds, 1), "loss": round(mean, 6)}
                 record |= {"rate": rate, "images_per_s": round(speed, 1)}
@@ -168,17 +178,20 @@ def train(
                 line.show(progress, budget, record)
                 window, window_start, window_step = [], now, state.step
             stop = stopped() or (pause_after is not None and state.step - started_step >= pause_after)
-            if stop or now - saved > save_every_s:
+            stop = bool(parallel.agreed(float(stop))[0])
+            if chief and (stop or now - saved > save_every_s):
                 _save(folder / STATE_FILE, parameters, ema, optimiser, state)
                 saved = now
             if stop:
                 finished = budget.progress(state.step, state.seconds) >= 1.0
                 break
-            if now - sheeted > sheet_every_s:
+            if chief and now - sheeted > sheet_every_s:
                 _write_pictures(stage, folder, parameters, ema, state.step)
                 sheeted = time.monotonic()
     if not finished:
         return False
+    if not chief:
+        return True
     _save(folder / STATE_FILE, parameters, ema, optimiser, state)
     _write_pictures(stage, folder, parameters, ema, state.step)
     with _averaged(parameters, ema):
@@ -208,7 +221,11 @@ def export_unfinished(stage: Stage, work: Path) -> int:
 
 
 def _save(
-    path: Path, parameters: list[Tensor], ema: list[Tensor], optimiser: torch.optim.Optimizer, state: _State
+    path: Path,
+    parameters: Sequence[Tensor],
+    ema: list[Tensor],
+    optimiser: torch.optim.Optimizer,
+    state: _State,
 ) -> None:
     content = {
         "parameters": [p.detach() for p in parameters],

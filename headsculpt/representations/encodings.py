@@ -110,6 +110,13 @@ def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
 
 
+def _kernels() -> Any:
+    """Imported on first use: numba takes a second that a torch or CUDA user need not wait for."""
+    from headsculpt.representations import hash_kernels
+
+    return hash_kernels
+
+
 def _groups(levels: GridLevels) -> int:
     """Parallel tasks of a scatter; their number changes the speed, never the result."""
     import numba
@@ -122,10 +129,9 @@ class _HashGridFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, table: Tensor, levels: GridLevels, active: int) -> Tensor:
-        from headsculpt.representations import hash_kernels
-
+        kernels = _kernels()
         out = torch.empty(x.shape[0], len(levels.sizes) * levels.features)
-        hash_kernels.forward(_array(x), _array(table), *levels.arguments(active), out.numpy())
+        kernels.forward(_array(x), _array(table), *levels.arguments(active), out.numpy())
         ctx.save_for_backward(x, table)
         ctx.levels, ctx.active = levels, active
         return out
@@ -158,17 +164,16 @@ class _HashGridGradient(torch.autograd.Function):
         need_x: bool,
         need_table: bool,
     ) -> tuple[Tensor, Tensor]:
-        from headsculpt.representations import hash_kernels
-
+        kernels = _kernels()
         arguments = levels.arguments(active)
         points, upstream = _array(x), _array(grad)
         grad_x, grad_table = torch.empty(0), torch.empty(0)
         if need_x:
             grad_x = torch.empty(x.shape[0], 3)
-            hash_kernels.backward_points(points, _array(table), upstream, *arguments, grad_x.numpy())
+            kernels.backward_points(points, _array(table), upstream, *arguments, grad_x.numpy())
         if need_table:
             grad_table = torch.zeros_like(table)
-            hash_kernels.backward_table(points, upstream, *arguments, _groups(levels), grad_table.numpy())
+            kernels.backward_table(points, upstream, *arguments, _groups(levels), grad_table.numpy())
         ctx.save_for_backward(x, table, grad)
         ctx.levels, ctx.active, ctx.need_x = levels, active, need_x
         ctx.mark_non_differentiable(grad_table)
@@ -179,8 +184,7 @@ class _HashGridGradient(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, second: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        from headsculpt.representations import hash_kernels
-
+        kernels = _kernels()
         x, table, grad = ctx.saved_tensors
         grad_table = grad_grad = None
         if not ctx.need_x:
@@ -190,12 +194,12 @@ class _HashGridGradient(torch.autograd.Function):
         points, direction = _array(x), _array(inside)
         if ctx.needs_input_grad[1]:
             grad_table = torch.zeros_like(table)
-            hash_kernels.second_table(
+            kernels.second_table(
                 points, _array(grad), direction, *arguments, _groups(ctx.levels), grad_table.numpy()
             )
         if ctx.needs_input_grad[2]:
             grad_grad = torch.empty_like(grad, memory_format=torch.contiguous_format)
-            hash_kernels.second_features(points, _array(table), direction, *arguments, grad_grad.numpy())
+            kernels.second_features(points, _array(table), direction, *arguments, grad_grad.numpy())
         return None, grad_table, grad_grad, None, None, None, None
 
 
@@ -317,7 +321,9 @@ class HashGrid(nn.Module):
             raise ValueError(f"expected points of shape (N, 3); got {tuple(x.shape)}")
         backend = self.resolve_backend(x.device)
         if backend == "numba" and x.device.type != "cpu":
-            raise ValueError(f"the numba hash grid takes CPU tensors; got one on {x.device}; use backend='auto'")
+            raise ValueError(
+                f"the numba hash grid takes CPU tensors; got one on {x.device}; use backend='auto'"
+            )
         if x.dtype == torch.float64 or self.table.dtype == torch.float64:
             backend = "torch"  # the reference is the one that runs in double precision
         if backend == "numba":

@@ -175,7 +175,9 @@ def backward_table(
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def backward_points(x, table, grad, offsets, sizes, resolutions, scales, dense, active, features, smooth, out):
+def backward_points(
+    x, table, grad, offsets, sizes, resolutions, scales, dense, active, features, smooth, out
+):
     """Gradient of the points, ``out (N, 3)``, from ``grad (N, C)``; 0 along a coordinate that is clamped."""
     count, levels = x.shape[0], sizes.shape[0]
     for block in numba.prange((count + BLOCK - 1) // BLOCK):

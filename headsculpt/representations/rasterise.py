@@ -23,7 +23,15 @@ from torch import Tensor
 
 from headsculpt.representations.shading_ops import antialias, barycentrics, interpolate
 
-__all__ = ["Raster", "antialias", "available_backends", "barycentrics", "interpolate", "rasterise", "visibility"]
+__all__ = [
+    "Raster",
+    "antialias",
+    "available_backends",
+    "barycentrics",
+    "interpolate",
+    "rasterise",
+    "visibility",
+]
 
 PART_TRIANGLES = 2000  # fewer than this are not worth a depth buffer of their own
 MAX_PARTS = 8  # a single image is split over at most this many threads; each has its own depth buffer
@@ -94,7 +102,11 @@ def visibility(
         return _visibility_nvdiffrast(clip, faces, height, width)
     draw = _visibility_numba if backend == "numba" else _visibility_reference
     triangle_id = draw(
-        clip.float().cpu().contiguous().numpy(), faces.to("cpu", torch.int32).contiguous().numpy(), height, width, cull_back
+        clip.float().cpu().contiguous().numpy(),
+        faces.to("cpu", torch.int32).contiguous().numpy(),
+        height,
+        width,
+        cull_back,
     )
     return torch.from_numpy(triangle_id).to(clip.device)
 
@@ -142,7 +154,8 @@ def _visibility_numba(
     if count < PART_TRIANGLES * parts:
         parts = 1
     ids = np.full((batch, parts, height, width), -1, np.int32)
-    zbuffer = np.full((batch, parts, height, width), np.inf, np.float32)
+    beyond = np.nextafter(np.float32(1), np.float32(2))  # what is further than the far plane never wins
+    zbuffer = np.full((batch, parts, height, width), beyond, np.float32)
     xy = np.empty((batch, vertices, 2), np.int32)
     depth = np.empty((batch, vertices), np.float64)
     state = np.empty((batch, vertices), np.uint8)
@@ -184,7 +197,9 @@ def _visibility_reference(
     triangle crosses the near plane it tests the unclipped triangle at each pixel (Olano and Greer 1997).
     """
     rows, columns = torch.meshgrid(
-        torch.arange(height, dtype=torch.float64) + 0.5, torch.arange(width, dtype=torch.float64) + 0.5, indexing="ij"
+        torch.arange(height, dtype=torch.float64) + 0.5,
+        torch.arange(width, dtype=torch.float64) + 0.5,
+        indexing="ij",
     )
     centre_x, centre_y = columns * 256, rows * 256
     points = torch.from_numpy(clip).double()
@@ -219,9 +234,9 @@ def _visibility_reference(
                 side = edges[i] * sign
                 inside &= (side > 0) | ((side == 0) & top_left)
             safe = torch.where(total == 0, torch.ones_like(total), total)
-            over = sum(edges[i] / safe * z[i] for i in range(3))
-            under = sum(edges[i] / safe * w[i] for i in range(3))
-            depth = over / under
+            weights = torch.stack(edges, -1) / safe[..., None]
+            under = weights @ w
+            depth = (weights @ z) / under
             if bool((w == 1).all()):
                 depth = depth.clamp(z.min(), z.max())
             depth = depth.float()
@@ -236,7 +251,9 @@ def _visibility_nvdiffrast(clip: Tensor, faces: Tensor, height: int, width: int)
 
     if not clip.is_cuda:
         raise ValueError(f"nvdiffrast draws CUDA tensors only; clip is on {clip.device}")
-    context: Any = _NVDIFFRAST.setdefault(str(clip.device), None) or dr.RasterizeCudaContext(device=clip.device)
+    context: Any = _NVDIFFRAST.setdefault(str(clip.device), None) or dr.RasterizeCudaContext(
+        device=clip.device
+    )
     _NVDIFFRAST[str(clip.device)] = context
     raster, _ = dr.rasterize(context, clip.float().contiguous(), faces.int().contiguous(), (height, width))
     return raster[..., 3].int().flip(1) - 1  # its row 0 is the bottom, and it counts triangles from 1

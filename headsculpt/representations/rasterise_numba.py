@@ -1,4 +1,4 @@
-"""The compiled triangle rasteriser of :mod:`.rasterise`; scalars and arrays only, one image per call."""
+"""The compiled loops of :mod:`.rasterise` and :mod:`.shading_ops`; scalars and arrays only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import numpy as np
 
 SHIFT = 8
 SUBPIXEL = 1 << SHIFT  # positions per pixel and axis; 1/256 is what GPUs use too
-GUARD = float(1 << 28)  # snapped coordinates are held within this, so that products fit an int64
+GUARD = float(1 << 29)  # snapped coordinates are held within this, so that products fit an int64
+BAND = 1000.0  # triangles that reach further than this many half images are clipped, for the same reason
 MIN_W = 1e-6  # vertices closer to the camera plane than this are clipped away
 
 
@@ -19,13 +20,13 @@ def to_screen(x: float, y: float, w: float, height: int, width: int) -> tuple[in
 
 
 @numba.njit(cache=True, fastmath=False, nogil=True)
-def snap_vertices(clip, height, width, xy, depth, state):  
+def snap_vertices(clip, height, width, xy, depth, state):
     """Fills ``xy (N,2)`` int32, ``depth (N,)`` float64, ``state (N,)``: 0 in front, 1 to clip, 2 not finite."""
     for i in range(clip.shape[0]):
         x, y, z, w = float(clip[i, 0]), float(clip[i, 1]), float(clip[i, 2]), float(clip[i, 3])
         if not (np.isfinite(x) and np.isfinite(y) and np.isfinite(z) and np.isfinite(w)):
             state[i] = 2
-        elif w < MIN_W or z < -w:
+        elif w < MIN_W or z < -w or abs(x) > BAND * w or abs(y) > BAND * w:
             state[i] = 1
         else:
             state[i] = 0
@@ -99,8 +100,9 @@ def draw_snapped(ax, ay, az, bx, by, bz, cx, cy, cz, index, height, width, ids, 
 
 @numba.njit(cache=True, fastmath=False, nogil=True)
 def clip_polygon(polygon, count, plane, scratch):
-    """Keeps the part of ``polygon[:count]`` in front of plane 0 (z = -w) or 1 (w = MIN_W); returns its size.
+    """Keeps the part of ``polygon[:count]`` in front of a plane; returns its size.
 
+    Planes: 0 near (z = -w), 1 the camera's own (w = MIN_W), 2 to 5 the guard band (+-x, +-y = BAND * w).
     An intersection is computed from the vertex in front to the one behind, whichever way the edge runs, so
     that both triangles of a shared edge get the same point to the last bit.
     """
@@ -109,8 +111,12 @@ def clip_polygon(polygon, count, plane, scratch):
         j = (i + 1) % count
         if plane == 0:
             di, dj = polygon[i, 2] + polygon[i, 3], polygon[j, 2] + polygon[j, 3]
-        else:
+        elif plane == 1:
             di, dj = polygon[i, 3] - MIN_W, polygon[j, 3] - MIN_W
+        else:
+            axis, sign = (plane - 2) >> 1, 1 - 2 * (plane & 1)
+            di = BAND * polygon[i, 3] + sign * polygon[i, axis]
+            dj = BAND * polygon[j, 3] + sign * polygon[j, axis]
         if di >= 0:
             scratch[kept] = polygon[i]
             kept += 1
@@ -131,7 +137,7 @@ def clip_polygon(polygon, count, plane, scratch):
 @numba.njit(cache=True, fastmath=False, nogil=True)
 def draw_range(clip, faces, xy, depth, state, begin, end, height, width, ids, zbuffer, cull_back):
     """Draws triangles ``begin..end-1`` of one image, in order."""
-    polygon, scratch = np.zeros((6, 4)), np.zeros((6, 4))
+    polygon, scratch = np.zeros((10, 4)), np.zeros((10, 4))
     for f in range(begin, end):
         i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
         worst = max(state[i], state[j], state[k])
@@ -144,14 +150,17 @@ def draw_range(clip, faces, xy, depth, state, begin, end, height, width, ids, zb
             )  # fmt: skip
         elif worst == 1:
             for axis in range(4):
-                polygon[0, axis], polygon[1, axis], polygon[2, axis] = clip[i, axis], clip[j, axis], clip[k, axis]
-            count = clip_polygon(polygon, 3, 0, scratch)
-            count = clip_polygon(polygon, count, 1, scratch)
+                polygon[0, axis], polygon[1, axis], polygon[2, axis] = (
+                    clip[i, axis],
+                    clip[j, axis],
+                    clip[k, axis],
+                )
+            count = 3
+            for plane in range(6):
+                count = clip_polygon(polygon, count, plane, scratch)
             for corner in range(1, count - 1):
                 ax, ay = to_screen(polygon[0, 0], polygon[0, 1], polygon[0, 3], height, width)
-                bx, by = to_screen(
-                    polygon[corner, 0], polygon[corner, 1], polygon[corner, 3], height, width
-                )
+                bx, by = to_screen(polygon[corner, 0], polygon[corner, 1], polygon[corner, 3], height, width)
                 cx, cy = to_screen(
                     polygon[corner + 1, 0], polygon[corner + 1, 1], polygon[corner + 1, 3], height, width
                 )
@@ -171,3 +180,31 @@ def merge(ids, zbuffer, other_ids, other_zbuffer):
             if other_zbuffer[r, c] < zbuffer[r, c]:
                 zbuffer[r, c] = other_zbuffer[r, c]
                 ids[r, c] = other_ids[r, c]
+
+
+@numba.njit(cache=True, fastmath=False, nogil=True)
+def silhouettes(clip, edges, opposite):  # noqa: ANN001, ANN201
+    """Image, edge and whether the surface is on the positive side, of every silhouette edge of every image."""
+    batch, count = clip.shape[0], edges.shape[0]
+    images = np.empty(batch * count, np.int64)
+    indices = np.empty(batch * count, np.int64)
+    positive = np.empty(batch * count, np.bool_)
+    found = 0
+    for image in range(batch):
+        v = clip[image]
+        for edge in range(count):
+            a, b, c, d = edges[edge, 0], edges[edge, 1], opposite[edge, 0], opposite[edge, 1]
+            if v[a, 3] <= 0 or v[b, 3] <= 0 or v[c, 3] <= 0:
+                continue
+            nx = v[a, 1] * v[b, 3] - v[a, 3] * v[b, 1]
+            ny = v[a, 3] * v[b, 0] - v[a, 0] * v[b, 3]
+            nz = v[a, 0] * v[b, 1] - v[a, 1] * v[b, 0]
+            side = nx * v[c, 0] + ny * v[c, 1] + nz * v[c, 3] > 0
+            if d >= 0:
+                if v[d, 3] <= 0 or (nx * v[d, 0] + ny * v[d, 1] + nz * v[d, 3] > 0) != side:
+                    continue
+            images[found] = image
+            indices[found] = edge
+            positive[found] = side
+            found += 1
+    return images[:found].copy(), indices[:found].copy(), positive[:found].copy()

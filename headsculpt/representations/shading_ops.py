@@ -7,6 +7,7 @@ P covered pixels, K crossings of a silhouette edge with the line between two pix
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -186,10 +187,27 @@ def antialias(image: Tensor, clip: Tensor, faces: Tensor, triangle_id: Tensor, t
 
 
 def _silhouettes(clip: Tensor, topology: Topology) -> tuple[Tensor, Tensor, Tensor]:
-    """Image, edge, and side (+1 or -1: sign of det(a, b, opposite)) of each silhouette edge of each image."""
+    """Image, edge, and side (+1 or -1: sign of det(a, b, opposite)) of each silhouette edge of each image.
+
+    An edge is one where both of its faces lie on the same side on the screen, or where it has one face.
+    """
+    if clip.device.type == "cpu" and find_spec("numba"):
+        from headsculpt.representations.rasterise_numba import silhouettes
+
+        arrays = silhouettes(
+            clip.detach().contiguous().numpy(), topology.edges.numpy(), topology.opposite.numpy()
+        )
+        image, edge, positive = (torch.from_numpy(array) for array in arrays)
+        return image, edge, torch.where(positive, 1.0, -1.0).to(clip)
+    return silhouettes_reference(clip, topology)
+
+
+def silhouettes_reference(clip: Tensor, topology: Topology) -> tuple[Tensor, Tensor, Tensor]:
+    """The same in plain torch, for any device."""
     x, y, w = clip.detach()[..., [0, 1, 3]].unbind(-1)
     first, second = topology.edges.unbind(-1)
-    ax, ay, aw, bx, by, bw = (v[:, i] for i in (first, second) for v in (x, y, w))
+    ax, ay, aw = (v[:, first] for v in (x, y, w))
+    bx, by, bw = (v[:, second] for v in (x, y, w))
     normal = (ay * bw - aw * by, aw * bx - ax * bw, ax * by - ay * bx)
 
     def side(opposite: Tensor) -> tuple[Tensor, Tensor]:
@@ -218,7 +236,10 @@ def _crossings(
     a, b = position.index_select(0, ends[:, 0]), position.index_select(0, ends[:, 1])
     scale = torch.tensor([0.5 * width, -0.5 * height], dtype=clip.dtype, device=clip.device)
     shift = torch.tensor([0.5 * width - 0.5, 0.5 * height - 0.5], dtype=clip.dtype, device=clip.device)
-    a2, b2 = a[:, :2] / a[:, 3:] * scale + shift, b[:, :2] / b[:, 3:] * scale + shift  # pixel centres at integers
+    a2, b2 = (
+        a[:, :2] / a[:, 3:] * scale + shift,
+        b[:, :2] / b[:, 3:] * scale + shift,
+    )  # pixel centres at integers
 
     # An edge nearer to vertical moves along rows, the others along columns: each counts once.
     with torch.no_grad():
@@ -232,7 +253,9 @@ def _crossings(
         which = torch.repeat_interleave(torch.arange(count.shape[0], device=clip.device), count)
         if which.numel() == 0:
             return None
-        line = begin[which] + torch.arange(which.shape[0], device=clip.device) - (count.cumsum(0) - count)[which]
+        line = (
+            begin[which] + torch.arange(which.shape[0], device=clip.device) - (count.cumsum(0) - count)[which]
+        )
         steep, along, image, side = steep[which], along[which], image[which], side[which]
     a2, b2 = a2.index_select(0, which), b2.index_select(0, which)
     across = 1 - along
@@ -263,7 +286,7 @@ def _crossings(
         f = fraction[keep]
         edge_depth = 1 / ((1 - f) / w_a + f / w_b)
         w_range = clip[..., 3].amax(1) - clip[..., 3].clamp_min(0).amin(1)
-        extent = w_range[image[keep]]
+        extent = torch.maximum(w_range[image[keep]], 0.01 * edge_depth)  # a flat mesh has no depth range
         inner_depth = _depth_at(clip, faces, inner, inner_id, triangle_id)
         outer_depth = _depth_at(clip, faces, outer, outer_id, triangle_id)
         visible = (outer_depth > edge_depth + 1e-5 * extent) & (

@@ -81,9 +81,9 @@ def _glasses(fit: Fit, name: str, rng: np.random.Generator) -> list[Part]:
         hinge = np.array([eye[0] + side * (size + 0.008), eye[1] + 0.25 * size, 0.0])
         hinge[2] = depth - 0.55 * hinge[0] ** 2
         frames.append(part(*tube(_temple(fit, hinge, side), 0.014, sides=6), colour, 0.35, kind))
-    inner = spacing - size + 0.004
+    gap = spacing - size + 0.004
     t = np.linspace(-1, 1, 7)
-    bridge = np.stack([t * inner, left[1] + 0.02 + 0.03 * (1 - t**2), depth + 0.012 * (1 - t**2)], 1)
+    bridge = np.stack([t * gap, left[1] + 0.02 + 0.03 * (1 - t**2), depth + 0.012 * (1 - t**2)], 1)
     frames.append(part(*tube(bridge, 0.013, sides=6), colour, 0.35, kind))
     return [joined(frames, kind), *([joined(lenses, "glass")] if lenses else [])]
 
@@ -109,7 +109,12 @@ def _eyepatch(fit: Fit, rng: np.random.Generator) -> list[Part]:
     patch = part(points.reshape(-1, 3), np.concatenate(faces), colour, 0.25)
     # The strap runs around the head: over the forehead on the far side, under the ear's top on this one.
     angle = np.linspace(-np.pi, np.pi, 48, endpoint=False)
-    y = eye[1] + 0.035 + 0.16 * np.clip(-np.sin(angle) * side, -0.15, 1) + 0.06 * np.clip(-np.cos(angle), 0, 1)
+    y = (
+        eye[1]
+        + 0.035
+        + 0.16 * np.clip(-np.sin(angle) * side, -0.15, 1)
+        + 0.06 * np.clip(-np.cos(angle), 0, 1)
+    )
     path = _around(fit, angle, y, 0.012)
     strap = part(*tube(path, 0.016, sides=6, flat=0.5, closed=True, up=(0, 1, 0)), colour, 0.2)
     return [patch, strap]

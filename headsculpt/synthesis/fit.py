@@ -26,7 +26,9 @@ def _height_map(vertices: Array, faces: Array, low: Array, scale: float, out: Ar
         if area < 1e-9:
             continue
         for row in range(max(int(np.ceil(min(y0, y1, y2))), 0), min(int(max(y0, y1, y2)) + 1, rows)):
-            for column in range(max(int(np.ceil(min(x0, x1, x2))), 0), min(int(max(x0, x1, x2)) + 1, columns)):
+            for column in range(
+                max(int(np.ceil(min(x0, x1, x2))), 0), min(int(max(x0, x1, x2)) + 1, columns)
+            ):
                 u = ((x1 - column) * (y2 - row) - (x2 - column) * (y1 - row)) / area
                 v = ((x2 - column) * (y0 - row) - (x0 - column) * (y2 - row)) / area
                 w = 1.0 - u - v
@@ -66,6 +68,16 @@ class Fit:
         return out
 
     @cached_property
+    def _back(self) -> Array:
+        mirrored = self.skin * np.array([1, 1, -1], np.float32)
+        out = np.empty((200, 200), np.float32)
+        faces = grid_faces(*self.skin.shape[:2], True)
+        vertices = np.ascontiguousarray(mirrored.reshape(-1, 3))
+        turned = faces.copy() if self.flipped else faces[:, ::-1].copy()
+        _height_map(vertices, turned, np.array([-1.0, -1.05]), 100.0, out)
+        return -out
+
+    @cached_property
     def flipped(self) -> bool:
         """Whether the faces of :func:`grid_faces` look inwards on this grid."""
         r, c = self.skin.shape[0] // 2, 0
@@ -75,12 +87,21 @@ class Fit:
 
     def front(self, x: Array, y: Array) -> Array:
         """Height z of the skin's front over (x, y); bilinear, clamped to the bust."""
+        return self._sampled(self._front, x, y)
+
+    def back(self, x: Array, y: Array) -> Array:
+        """Height z of the skin's back over (x, y); +9 beside the bust."""
+        return self._sampled(self._back, x, y)
+
+    @staticmethod
+    def _sampled(m: Array, x: Array, y: Array) -> Array:
         column = np.clip((np.asarray(x) + 1.0) * 100.0, 0, 198.99)
-        row = np.clip((np.asarray(y) + 1.05) * 100.0, 0, 198.99)
+        row = np.clip((np.asarray(y) + 1.05) * 100.0, 7.0, 198.99)  # the bust ends at y = -1
         c, r = column.astype(int), row.astype(int)
         u, v = column - c, row - r
-        m = self._front
-        return (m[r, c] * (1 - u) + m[r, c + 1] * u) * (1 - v) + (m[r + 1, c] * (1 - u) + m[r + 1, c + 1] * u) * v
+        return (m[r, c] * (1 - u) + m[r, c + 1] * u) * (1 - v) + (
+            m[r + 1, c] * (1 - u) + m[r + 1, c + 1] * u
+        ) * v
 
     def band(self, height: float, thickness: float = 0.035) -> tuple[float, float, float]:
         """Half width, back z and front z of the skin around a height."""

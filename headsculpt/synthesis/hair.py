@@ -10,7 +10,15 @@ import numpy as np
 from headsculpt.synthesis.fit import Fit
 from headsculpt.synthesis.palette import darker, mixed
 from headsculpt.synthesis.parts import (
-    Array, Part, cells, joined, loft, noise, part, smoothstep, sphere, tube,
+    Array,
+    Part,
+    cells,
+    loft,
+    noise,
+    part,
+    smoothstep,
+    sphere,
+    tube,
 )  # fmt: skip
 
 # Hairline: azimuth (degrees from the front) against h, for hair that leaves the ears free.
@@ -59,7 +67,7 @@ def _cap(fit: Fit, colour: Array, line_h: Array, thickness: Array | float, seed:
     field = _field(fit, line_h, wobble, seed)
     h = _height(fit)
     u = fit.azimuth + sweep * (1 - h)
-    streaks = _strands(u, h * 3, seed)
+    streaks = _strands(u, h * 1.2, seed)
     edge = smoothstep(0.0, 0.07, field)
     offset = np.where(field > 0, (thickness + ridge * streaks) * edge + 0.004, 1.5 * field)
     if parting is not None:
@@ -80,7 +88,9 @@ def _short(fit: Fit, colour: Array, seed: int, rng: np.random.Generator) -> list
     quiff = float(rng.uniform(0.0, 0.05))
     thickness = 0.028 + 0.035 * top + front * (quiff + 0.02 * side * np.sign(fit.skin[..., 0]))
     parting = 0.12 * side if rng.random() < 0.5 else None
-    return [_cap(fit, colour, line, thickness, seed, ridge=0.024, sweep=0.9 * side, parting=parting, wobble=0.10)]
+    return [
+        _cap(fit, colour, line, thickness, seed, ridge=0.024, sweep=0.9 * side, parting=parting, wobble=0.10)
+    ]
 
 
 def _covering(fit: Fit) -> Array:
@@ -96,7 +106,9 @@ def _long(fit: Fit, colour: Array, seed: int, rng: np.random.Generator) -> list[
     if fringe:
         line[:4] = [0.42, 0.40, 0.38, 0.3]
     side = float(rng.choice([-1.0, 0.0, 1.0]))
-    cap = _cap(fit, colour, line, 0.055, seed, ridge=0.016, parting=None if fringe else 0.10 * side, wobble=0.03)
+    cap = _cap(
+        fit, colour, line, 0.055, seed, ridge=0.016, parting=None if fringe else 0.10 * side, wobble=0.03
+    )
     return [cap, _curtain(fit, colour, seed, rng)]
 
 
@@ -115,13 +127,14 @@ def _curtain(fit: Fit, colour: Array, seed: int, rng: np.random.Generator) -> Pa
         y = start + t[row] * (end - start)
         width, back, front = fit.band(max(y, float(ear[1])), 0.04)
         fall = smoothstep(0.1, 0.9, np.array(t[row]))
-        opening = np.radians(np.interp(t[row], [0, 0.25, 0.6, 1.0], [66, 62, 56, 46]))
+        opening = np.radians(np.interp(t[row], [0, 0.25, 0.6, 1.0], [64, 56, 50, 41]))
         a = np.linspace(opening, 2 * np.pi - opening, count)
         streak = _strands(a, np.full(count, 3.0 * t[row]), seed)
         ends = smoothstep(0.0, 0.16, np.minimum(a - opening, 2 * np.pi - opening - a))
-        thick = (0.02 + 0.065 * ends) * (1 - 0.55 * t[row] ** 3)
+        thick = (0.035 + 0.055 * ends) * (1 - 0.55 * t[row] ** 3)
         wave = wave_amount * t[row] * np.sin(9.0 * t[row] + wave_phase + 3.0 * np.abs(a - np.pi))
-        outer_x = width + 0.035 + 0.05 * fall + 0.018 * streak + wave
+        over_ear = max(float(ear[0]) + 0.075 - width - 0.02, 0.0) * smoothstep(0.08, 0.28, np.array(t[row]))
+        outer_x = width + 0.02 + over_ear + 0.03 * fall + 0.018 * streak + wave
         half = 0.5 * (max(front, 0.30) - back)
         centre = 0.5 * (max(front, 0.30) + back)
         outer_z = half + 0.045 - 0.03 * fall + 0.018 * streak + wave
@@ -135,9 +148,12 @@ def _curtain(fit: Fit, colour: Array, seed: int, rng: np.random.Generator) -> Pa
             shade[row, target] = streak - 0.5 * inner
     # Locks that reach the chest lie on it.
     low = rings[..., 1] < -0.38
-    chest = fit.front(rings[..., 0], rings[..., 1]) + 0.035
+    chest = fit.front(rings[..., 0], rings[..., 1]) + 0.06
     in_front = low & (rings[..., 2] > 0.0) & (chest > -1)
     rings[..., 2] = np.where(in_front, np.maximum(rings[..., 2], chest), rings[..., 2])
+    chest = fit.back(rings[..., 0], rings[..., 1]) - 0.06
+    behind = low & (rings[..., 2] <= 0.0) & (chest < 1)
+    rings[..., 2] = np.where(behind, np.minimum(rings[..., 2], chest), rings[..., 2])
     vertices, faces = loft(rings)
     curtain = part(vertices, faces, colour, 0.18, "hair")
     tint = _tint(colour, shade).reshape(-1, 3)
@@ -181,10 +197,20 @@ def _ponytail(fit: Fit, colour: Array, seed: int, rng: np.random.Generator, hat:
     swing = float(rng.choice([-1.0, 1.0]) * rng.uniform(0.12, 0.34))
     if hat:
         tie = np.array([0, 0.04, back - 0.02])
-        control = [tie, tie + [0.2 * swing, 0.05, -0.16], np.array([0.8 * swing, -0.25, back - 0.16]), np.array([swing, -0.62, back - 0.02])]
+        control = [
+            tie,
+            tie + [0.2 * swing, 0.05, -0.16],
+            np.array([0.8 * swing, -0.25, back - 0.16]),
+            np.array([swing, -0.62, back - 0.02]),
+        ]
     else:
         tie = np.array([0, crown - 0.10, back + 0.12])
-        control = [tie, tie + [0.3 * swing, 0.24, -0.16], np.array([1.4 * swing, 0.15, back - 0.34]), np.array([1.3 * swing, -0.42, back - 0.06])]
+        control = [
+            tie,
+            tie + [0.3 * swing, 0.24, -0.16],
+            np.array([1.4 * swing, 0.15, back - 0.34]),
+            np.array([1.3 * swing, -0.42, back - 0.06]),
+        ]
     path = _bezier(control, 22)
     t = np.linspace(0, 1, 22)
     sides = 16
@@ -224,10 +250,12 @@ def _mohawk(fit: Fit, colour: Array, seed: int, rng: np.random.Generator) -> lis
     columns = fit.skin.shape[1]
     h = _height(fit)
     front, back = fit.skin[:, 0], fit.skin[:, columns // 2]
-    front_rows = np.nonzero((h[:, 0] > 0.62))[0]
-    back_rows = np.nonzero((h[:, columns // 2] > -0.35))[0]
+    front_rows = np.nonzero(h[:, 0] > 0.62)[0]
+    back_rows = np.nonzero(h[:, columns // 2] > -0.35)[0]
     line = np.concatenate([front[front_rows][::-1], back[back_rows][1:]]).astype(np.float64)
-    normal = np.concatenate([fit.normals[front_rows, 0][::-1], fit.normals[back_rows[1:], columns // 2]]).astype(np.float64)
+    normal = np.concatenate(
+        [fit.normals[front_rows, 0][::-1], fit.normals[back_rows[1:], columns // 2]]
+    ).astype(np.float64)
     length = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
     stations = np.linspace(0, length[-1], 40)
     base = np.stack([np.interp(stations, length, line[:, i]) for i in range(3)], 1)
@@ -235,10 +263,24 @@ def _mohawk(fit: Fit, colour: Array, seed: int, rng: np.random.Generator) -> lis
     base[:, 0], up[:, 0] = 0, 0
     up /= np.linalg.norm(up, axis=1, keepdims=True)
     t = np.linspace(0, 1, 40)
-    height = float(rng.uniform(0.20, 0.30)) * np.interp(t, [0, 0.1, 0.35, 0.75, 1.0], [0.45, 0.85, 1.0, 0.75, 0.25])
+    height = float(rng.uniform(0.20, 0.30)) * np.interp(
+        t, [0, 0.1, 0.35, 0.75, 1.0], [0.45, 0.85, 1.0, 0.75, 0.25]
+    )
     spikes = np.abs(((t * rng.integers(6, 10)) % 1.0) - 0.5) * 2
     height = height * (0.78 + 0.28 * spikes)
-    profile = np.array([[-1, -0.1], [-0.95, 0.2], [-0.75, 0.55], [-0.4, 0.9], [0, 1.0], [0.4, 0.9], [0.75, 0.55], [0.95, 0.2], [1, -0.1]])
+    profile = np.array(
+        [
+            [-1, -0.1],
+            [-0.95, 0.2],
+            [-0.75, 0.55],
+            [-0.4, 0.9],
+            [0, 1.0],
+            [0.4, 0.9],
+            [0.75, 0.55],
+            [0.95, 0.2],
+            [1, -0.1],
+        ]
+    )
     width = 0.068 * np.interp(t, [0, 0.08, 0.9, 1], [0.45, 1, 1, 0.4])
     lean = up + np.array([0, 0.0, -0.12])
     rings = base[:, None] + profile[None, :, :1] * width[:, None, None] * np.array([1.0, 0, 0])
@@ -253,7 +295,9 @@ def _mohawk(fit: Fit, colour: Array, seed: int, rng: np.random.Generator) -> lis
 def stubble(fit: Fit, skin: Array, colour: Array, share: float = 0.45) -> Array:
     """``(R, C, 3)`` skin colours with shaved hair on the scalp."""
     inside = smoothstep(-0.01, 0.03, _field(fit, _LINE_H, 0.02, 3))
-    return mixed(skin, darker(mixed(np.asarray(colour), np.array([0.25, 0.25, 0.25]), 0.3), 0.9), share * inside)
+    return mixed(
+        skin, darker(mixed(np.asarray(colour), np.array([0.25, 0.25, 0.25]), 0.3), 0.9), share * inside
+    )
 
 
 def build_hair(fit: Fit, style: str, colour: Array, headwear: str, rng: np.random.Generator) -> list[Part]:
@@ -268,6 +312,7 @@ def build_hair(fit: Fit, style: str, colour: Array, headwear: str, rng: np.rando
     """
     seed = int(rng.integers(1 << 20))
     hat = headwear in ("baseball cap", "beanie", "cowboy hat", "top hat")
+    low_tail = hat or headwear == "crown"
     if style == "short":
         return _short(fit, colour, seed, rng)
     if style == "long":
@@ -275,7 +320,7 @@ def build_hair(fit: Fit, style: str, colour: Array, headwear: str, rng: np.rando
     if style == "curly":
         return _curly(fit, colour, seed, rng, 0.6 if headwear == "headphones" else 1.0)
     if style == "ponytail":
-        return _ponytail(fit, colour, seed, rng, hat)
+        return _ponytail(fit, colour, seed, rng, low_tail)
     if style == "bun":
         return _bun(fit, colour, seed, rng, hat)
     if style == "mohawk":
@@ -288,12 +333,14 @@ def volume_on_top(style: str) -> float:
     return {"bald": 0.0, "mohawk": 0.0, "short": 0.06, "curly": 0.11, "long": 0.06}.get(style, 0.035)
 
 
-def tucked(hair: list[Part], line: Array, centre_z: float, half_width: float, half_depth: float, covers: bool) -> list[Part]:
+def tucked(
+    hair: list[Part], line: Array, centre_z: float, half_width: float, half_depth: float, covers: bool
+) -> list[Part]:
     """Hair pressed into headwear.
 
     Args:
         hair: parts.
-        line: function-like array is avoided: ``(2,)`` height of the edge at z = 0, and its slope in z.
+        line: ``(2,)`` height of the edge at z = 0, and its slope in z.
         centre_z, half_width, half_depth: the ellipse inside the headwear.
         covers: nothing may show above (hats); otherwise the hair is only narrowed at the edge (crown).
     """
@@ -312,10 +359,13 @@ def tucked(hair: list[Part], line: Array, centre_z: float, half_width: float, ha
         if covers:
             faces = faces[(above[faces] < 0.05).any(1)]
         if len(faces):
-            out.append(Part(points.astype(np.float32), np.ascontiguousarray(faces), piece.colours, piece.specular, piece.kind))
+            out.append(
+                Part(
+                    points.astype(np.float32),
+                    np.ascontiguousarray(faces),
+                    piece.colours,
+                    piece.specular,
+                    piece.kind,
+                )
+            )
     return out
-
-
-def hair_mesh(parts: list[Part]) -> Part | None:
-    """All hair as one part, or None."""
-    return joined(parts, "hair") if parts else None

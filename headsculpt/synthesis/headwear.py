@@ -20,7 +20,7 @@ def hat_height(fit: Fit) -> float:
 
 def hat_tilt(name: str) -> float:
     """Slope of the hat line: how much it falls per unit towards the back."""
-    return {"crown": 0.12, "top hat": 0.16, "cowboy hat": 0.16}.get(name, 0.22)
+    return {"crown": 0.10, "top hat": 0.08, "cowboy hat": 0.09}.get(name, 0.22)
 
 
 def hat_line(fit: Fit, name: str, z: Array) -> Array:
@@ -95,15 +95,21 @@ def _beanie(fit: Fit, colour: Array, rng: np.random.Generator) -> Part:
     vertices, faces = loft(seat.place(rings))
     dome = part(vertices, faces, colour)
     shade = np.where(np.arange(columns) % 2 == 0, 1.0, 0.86)[None, :, None]
-    dome.colours[: rings.shape[0] * columns] = (np.broadcast_to(shade, rings.shape[:2] + (1,)) * colour).reshape(-1, 3)
-    fold = seat.turned([(1.0, 0.085), (1.07, 0.075), (1.10, 0.02), (1.09, -0.05), (1.04, -0.075), (0.98, -0.06)], columns)
+    dome.colours[: rings.shape[0] * columns] = (
+        np.broadcast_to(shade, rings.shape[:2] + (1,)) * colour
+    ).reshape(-1, 3)
+    fold = seat.turned(
+        [(1.0, 0.085), (1.07, 0.075), (1.10, 0.02), (1.09, -0.05), (1.04, -0.075), (0.98, -0.06)], columns
+    )
     fold[..., [0, 2]] *= 1 + 0.014 * np.cos(np.arange(columns) * np.pi)[None, :, None]
     vertices, faces = loft(seat.place(fold), caps=False)
     cuff = part(vertices, faces, colour)
     cuff.colours[:] = (np.broadcast_to(shade, fold.shape[:2] + (1,)) * darker(colour, 0.88)).reshape(-1, 3)
     parts = [dome, cuff]
     if rng.random() < 0.45:
-        parts.append(part(*sphere(seat.place(np.array([0, height + 0.05, 0.0])), 0.085, 10, 14), darker(colour, 1.15)))
+        parts.append(
+            part(*sphere(seat.place(np.array([0, height + 0.05, 0.0])), 0.085, 10, 14), darker(colour, 1.15))
+        )
     return joined(parts)
 
 
@@ -111,7 +117,16 @@ def _cowboy(fit: Fit, colour: Array, rng: np.random.Generator) -> Part:
     seat = _Seat(fit, "cowboy hat", 0.03)
     columns = 48
     height = seat.top + 0.20
-    profile = [(0.02, 1.0), (0.35, 1.0), (0.62, 0.99), (0.78, 0.94), (0.88, 0.8), (0.93, 0.55), (0.97, 0.25), (1.0, 0.0)]
+    profile = [
+        (0.02, 1.0),
+        (0.35, 1.0),
+        (0.62, 0.99),
+        (0.78, 0.94),
+        (0.88, 0.8),
+        (0.93, 0.55),
+        (0.97, 0.25),
+        (1.0, 0.0),
+    ]
     rings = seat.turned([(r, h * height) for r, h in profile], columns)
     # The pinched crown: a valley from front to back, deepest in the middle, and two dents in front.
     x, y, z = rings[..., 0].copy(), rings[..., 1], rings[..., 2].copy()
@@ -119,7 +134,17 @@ def _cowboy(fit: Fit, colour: Array, rng: np.random.Generator) -> Part:
     rings[..., 1] -= upper * 0.10 * np.exp(-((x / 0.10) ** 2)) * (1 - 0.3 * (z / seat.b))
     rings[..., 0] *= 1 - 0.30 * np.clip(y / height, 0, 1) ** 2 * np.clip(z / seat.b, 0, 1)
     crown_vertices, crown_faces = loft(seat.place(rings))
-    brim_profile = [(1.0, 0.03), (1.12, 0.0), (1.35, 0.0), (1.60, 0.005), (1.80, 0.01), (1.82, -0.005), (1.6, -0.02), (1.35, -0.025), (0.98, -0.03)]
+    brim_profile = [
+        (1.0, 0.03),
+        (1.12, 0.0),
+        (1.35, 0.0),
+        (1.60, 0.005),
+        (1.80, 0.01),
+        (1.82, -0.005),
+        (1.6, -0.02),
+        (1.35, -0.025),
+        (0.98, -0.03),
+    ]
     brim = seat.turned(brim_profile, columns)
     reach = np.clip((np.array([p[0] for p in brim_profile]) - 1.0) / 0.82, 0, 1)[:, None]
     angle = np.linspace(0, 2 * np.pi, columns, endpoint=False)[None]
@@ -139,9 +164,19 @@ def _cowboy(fit: Fit, colour: Array, rng: np.random.Generator) -> Part:
 def _top_hat(fit: Fit, colour: Array, rng: np.random.Generator) -> Part:
     seat = _Seat(fit, "top hat", 0.03)
     height = seat.top + float(rng.uniform(0.26, 0.34))
-    profile = [(0.02, height), (0.9, height), (1.0, height - 0.012), (1.01, height - 0.03), (0.97, 0.6 * height), (0.96, 0.3 * height), (1.0, 0.0)]
+    profile = [
+        (0.02, height),
+        (0.9, height),
+        (1.0, height - 0.012),
+        (1.01, height - 0.03),
+        (0.97, 0.6 * height),
+        (0.96, 0.3 * height),
+        (1.0, 0.0),
+    ]
     body = part(*loft(seat.place(seat.turned(profile))), colour, 0.15)
-    brim = seat.turned([(1.0, 0.02), (1.2, 0.0), (1.42, 0.012), (1.44, 0.0), (1.42, -0.015), (1.2, -0.03), (0.97, -0.03)])
+    brim = seat.turned(
+        [(1.0, 0.02), (1.2, 0.0), (1.42, 0.012), (1.44, 0.0), (1.42, -0.015), (1.2, -0.03), (0.97, -0.03)]
+    )
     angle = np.linspace(0, 2 * np.pi, 44, endpoint=False)
     reach = np.clip((np.array([1.0, 1.2, 1.42, 1.44, 1.42, 1.2, 0.97]) - 1) / 0.44, 0, 1)[:, None]
     brim[..., 1] += 0.07 * reach * np.sin(angle)[None] ** 2
@@ -159,7 +194,17 @@ def _crown(fit: Fit, colour: Array, rng: np.random.Generator) -> Part:
     zigzag = 1 - np.abs(2 * phase - 1)  # 0 in the valleys, 1 at the peaks
     zigzag = np.roll(zigzag, per_point // 2)
     low, high = 0.13, 0.13 + 0.17 * zigzag
-    rows = [(1.0, -0.02 + 0 * high), (1.05, -0.02 + 0 * high), (1.055, 0.03 + 0 * high), (1.03, 0.04 + 0 * high), (1.04, low + 0 * high), (1.08, high), (1.05, high), (1.0, low + 0 * high), (1.0, -0.02 + 0 * high)]
+    rows = [
+        (1.0, -0.02 + 0 * high),
+        (1.05, -0.02 + 0 * high),
+        (1.055, 0.03 + 0 * high),
+        (1.03, 0.04 + 0 * high),
+        (1.04, low + 0 * high),
+        (1.08, high),
+        (1.05, high),
+        (1.0, low + 0 * high),
+        (1.0, -0.02 + 0 * high),
+    ]
     rings = seat.turned([(r, 0.0) for r, _ in rows], columns)
     rings[..., 1] = np.stack([h for _, h in rows])
     gold = part(*loft(seat.place(rings), caps=False), GOLD, 0.75, "metal")
@@ -187,11 +232,13 @@ def _headphones(fit: Fit, colour: Array, volume: float) -> Part:
     x = wide * np.sign(np.sin(t)) * np.abs(np.sin(t)) ** 0.85
     y = ear_y + 0.02 + (top - ear_y - 0.02) * np.abs(np.cos(t)) ** 0.75
     path = np.stack([x, y, np.full_like(x, ear_z)], 1)
-    band = part(*tube(path, 0.05, sides=8, flat=0.5, up=(0.0, 0.0, 1.0)), colour, 0.3)
-    # tube's radius lies across `up`; swap so that the band is broad along z and thin across.
+    band = part(*tube(path, 0.024, sides=8, flat=2.3, up=(0.0, 0.0, 1.0)), colour, 0.3)
     parts = [band]
     for side in (-1.0, 1.0):
-        for start, stop, radius, tint in ((0.0, 0.07, 0.135, darker(colour, 0.3)), (0.06, 0.14, 0.12, colour)):
+        for start, stop, radius, tint in (
+            (0.0, 0.07, 0.135, darker(colour, 0.3)),
+            (0.06, 0.14, 0.12, colour),
+        ):
             s = np.array([start, start + 0.01, 0.5 * (start + stop), stop - 0.012, stop])
             r = radius * np.array([0.86, 0.98, 1.02, 0.96, 0.78])
             a = np.linspace(0, 2 * np.pi, 20, endpoint=False)

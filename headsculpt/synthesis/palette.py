@@ -20,7 +20,7 @@ COLOUR_VALUES: dict[str, tuple[float, float, float]] = {
     "pink": (0.96, 0.45, 0.68),
 }
 SKIN_VALUES: dict[str, tuple[float, float, float]] = {
-    "pale": (0.93, 0.74, 0.63),
+    "pale": (0.98, 0.82, 0.73),
     "tan": (0.80, 0.57, 0.40),
     "brown": (0.55, 0.35, 0.22),
     "dark": (0.30, 0.18, 0.12),
@@ -39,7 +39,13 @@ HAIR_VALUES: dict[str, tuple[float, float, float]] = {
     "pink": (0.96, 0.38, 0.66),
     "green": (0.14, 0.62, 0.24),
 }
-IRIS_VALUES = ((0.25, 0.14, 0.06), (0.20, 0.42, 0.70), (0.22, 0.50, 0.25), (0.45, 0.30, 0.12), (0.38, 0.45, 0.50))
+IRIS_VALUES = (
+    (0.25, 0.14, 0.06),
+    (0.20, 0.42, 0.70),
+    (0.22, 0.50, 0.25),
+    (0.45, 0.30, 0.12),
+    (0.38, 0.45, 0.50),
+)
 
 
 def named_colour(name: str) -> Array:

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import numba
 import numpy as np
+from numpy.typing import ArrayLike
 
 Array = np.ndarray
 
@@ -34,7 +35,9 @@ class Part:
     kind: str = "cloth"
 
 
-def part(vertices: Array, faces: Array, colour: Array, specular: float = 0.0, kind: str = "cloth") -> Part:
+def part(
+    vertices: Array, faces: Array, colour: ArrayLike, specular: float = 0.0, kind: str = "cloth"
+) -> Part:
     """A part from a mesh and one colour ``(3,)`` or colours ``(V, 3)``."""
     vertices = np.ascontiguousarray(vertices, np.float32)
     colours = np.empty((len(vertices), 3), np.float32)
@@ -66,9 +69,9 @@ def grid_faces(rows: int, columns: int, wrap: bool) -> Array:
     """``(F, 3)`` faces of a grid of vertices in row-major order; ``wrap`` joins last and first column."""
     last = columns if wrap else columns - 1
     r, c = np.meshgrid(np.arange(rows - 1), np.arange(last), indexing="ij")
-    r, c = r.ravel(), c.ravel()
-    d = (c + 1) % columns
-    a, b, e, f = r * columns + c, r * columns + d, (r + 1) * columns + c, (r + 1) * columns + d
+    here, below = r.ravel() * columns, (r.ravel() + 1) * columns
+    this, following = c.ravel(), (c.ravel() + 1) % columns
+    a, b, e, f = here + this, here + following, below + this, below + following
     faces = np.concatenate([np.stack([a, e, b], 1), np.stack([b, e, f], 1)]).astype(np.int32)
     faces.setflags(write=False)
     return faces

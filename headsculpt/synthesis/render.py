@@ -112,7 +112,11 @@ def _shade(
                 v = ((x2 - px) * (y0 - py) - (x0 - px) * (y2 - py)) / area
                 w = 1.0 - u - v
                 distance = 1.0 / nearest[r, c]
-                u, v, w = u * screen[i, 2] * distance, v * screen[j, 2] * distance, w * screen[k, 2] * distance
+                u, v, w = (
+                    u * screen[i, 2] * distance,
+                    v * screen[j, 2] * distance,
+                    w * screen[k, 2] * distance,
+                )
                 nx = u * normals[i, 0] + v * normals[j, 0] + w * normals[k, 0]
                 ny = u * normals[i, 1] + v * normals[j, 1] + w * normals[k, 1]
                 nz = u * normals[i, 2] + v * normals[j, 2] + w * normals[k, 2]

@@ -1,0 +1,303 @@
+"""The ``headsculpt`` command. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headsculpt import console
+from headsculpt.console import Interrupts, ProgressLine, UsageError, command, usage
+
+if TYPE_CHECKING:
+    from headsculpt.avatar import Avatar
+    from headsculpt.config import SculptConfig
+    from headsculpt.run_folder import RunFolder
+
+app = typer.Typer(
+    name="headsculpt",
+    help="From a sentence to a 3D head avatar.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Preset = Annotated[str, typer.Option(help="draft, mini, sd15, or a YAML file of your own.")]
+Seed = Annotated[int, typer.Option(help="Of all randomness: the same seed gives the same head.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a saved avatar.")]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point; ``--debug`` is taken anywhere on the line."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    console.debug = "--debug" in given
+    console.set_up_logging()
+    app(args=[a for a in given if a != "--debug"], prog_name="headsculpt")
+
+
+@app.callback()
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; goes with every command.")] = False,
+) -> None:
+    """From a sentence to a 3D head avatar."""
+
+
+@app.command()
+@command
+def generate(
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the head should look like.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings, such as coarse.steps=200.")
+    ] = None,
+    preset: Preset = "mini",
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; runs/ and the prompt's words by default.")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    negative: Annotated[str, typer.Option(help="What the head should not look like.")] = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out holds.")] = False,
+) -> None:
+    """Sculpt a head from a sentence."""
+    from headsculpt.config import load_config
+    from headsculpt.prompts import check_prompt
+    from headsculpt.run_folder import RunFolder
+
+    with usage():
+        prompt = check_prompt(prompt)
+        config = load_config(
+            preset, settings or [], prompt=prompt, seed=seed, device=device, negative_prompt=negative
+        )
+        RunFolder.check_free(out := out or default_folder(prompt), overwrite=overwrite)
+    check_means(config)
+    run = RunFolder.create(out, config, overwrite=overwrite)
+    sculpt_and_report(config, run)
+
+
+@app.command()
+@command
+def resume(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]) -> None:
+    """Go on with a run that was interrupted."""
+    from headsculpt.run_folder import RunFolder
+
+    folder = RunFolder.open(run)
+    config = folder.config()
+    if folder.finished:
+        print(f"{run} is finished: nothing is left to do")
+        return
+    check_means(config)
+    sculpt_and_report(config, folder)
+
+
+@app.command()
+@command
+def render(
+    run: RunArgument,
+    azimuth: Annotated[float, typer.Option(help="Degrees; 0 = front, 90 = the head's left side.")] = 0.0,
+    elevation: Annotated[float, typer.Option(help="Degrees above the horizon, -89 to 89.")] = 5.0,
+    resolution: Annotated[int, typer.Option(help="Rows and columns.")] = 512,
+    half_height: Annotated[float, typer.Option(help="1.0 shows the bust, 0.5 the face.")] = 1.0,
+    transparent: Annotated[bool, typer.Option("--transparent", help="Leave out the background.")] = False,
+    albedo: Annotated[bool, typer.Option("--albedo", help="Without light.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Picture; render.png in the run by default.")] = None,
+) -> None:
+    """Draw one picture of a finished head."""
+    from headsculpt.export.view import BACKGROUND
+    from headsculpt.run_folder import write_image
+
+    path = out or run / "render.png"
+    with usage():
+        if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+            raise ValueError(f"a picture can be written as .png, .jpg or .webp; got {str(path)!r}")
+        if not -90 < elevation < 90:
+            raise ValueError(f"--elevation is {elevation:g}; expected more than -90 and less than 90 degrees")
+        if not 0.05 <= half_height <= 10:
+            raise ValueError(f"--half-height is {half_height:g}; expected 0.05 to 10 scene units")
+        if not 1 <= resolution <= 4096:
+            raise ValueError(f"--resolution is {resolution}; expected 1 to 4096 pixels")
+    image = load_avatar(run).render(
+        azimuth,
+        elevation,
+        resolution,
+        half_height=half_height,
+        background=None if transparent else BACKGROUND,
+        shaded=not albedo,
+    )
+    write_image(path, image.convert("RGB") if path.suffix.lower() in (".jpg", ".jpeg") else image)
+    print(path)
+
+
+@app.command()
+@command
+def turntable(
+    run: RunArgument,
+    out: Annotated[
+        Path | None, typer.Option(help=".webp, .gif, .png or .mp4; turntable.mp4 in the run by default.")
+    ] = None,
+    frames: Annotated[int, typer.Option(help="Pictures around the head.")] = 60,
+    resolution: Annotated[int, typer.Option(help="Rows and columns.")] = 384,
+) -> None:
+    """Write a walk around a finished head."""
+    from headsculpt.export.view import check_movie_path
+
+    path = out or run / "turntable.mp4"
+    with usage():
+        check_movie_path(path)
+        if frames < 1 or not 16 <= resolution <= 4096:
+            raise ValueError(
+                f"expected --frames 1 or more and --resolution 16 to 4096; got {frames}, {resolution}"
+            )
+    print(load_avatar(run).turntable(path, frames, resolution))
+
+
+@app.command()
+@command
+def export(
+    run: RunArgument,
+    paths: Annotated[list[Path], typer.Argument(help="Files to write: .glb, .obj or .ply.")],
+) -> None:
+    """Write a finished head for other programs, in metres."""
+    from headsculpt.avatar import EXPORT_SUFFIXES
+
+    with usage():
+        for path in paths:
+            if path.suffix.lower() not in EXPORT_SUFFIXES:
+                raise ValueError(f"a head can be exported as {', '.join(EXPORT_SUFFIXES)}; got {str(path)!r}")
+    avatar = load_avatar(run)
+    for path in paths:
+        print(avatar.export(path))
+
+
+@app.command()
+@command
+def doctor() -> None:
+    """What this machine has: devices, back ends, weights; what is missing, and how to get it."""
+    from headsculpt.doctor import report
+
+    print(report())
+
+
+@app.command("train-prior")
+@command
+def train_prior(
+    stage: Annotated[
+        str, typer.Argument(metavar="STAGE", help="data, text, vae, unet, landmarks, all, or export.")
+    ] = "all",
+    work: Annotated[Path, typer.Option(help="Folder of data, states, logs and sample sheets.")] = Path(
+        "training"
+    ),
+    minutes: Annotated[
+        float | None, typer.Option(help="Budget; that of the shipped family by default.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Budget in steps, which makes runs reproducible.")] = None,
+    images: Annotated[int | None, typer.Option(help="Portraits in the data set.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    out: Annotated[Path | None, typer.Option(help="Folder for the family; WORK/mini by default.")] = None,
+) -> None:
+    """Train the mini prior on procedural portraits; goes on where it was interrupted."""
+    import logging
+
+    from headsculpt.devices import resolve_device
+    from headsculpt.priors.training import train_prior as train
+
+    logging.getLogger("headsculpt").setLevel(logging.INFO)
+    with usage():
+        chosen = resolve_device(device)
+        keywords = {} if images is None else {"images": images}
+        done = train(stage, work, minutes=minutes, steps=steps, device=chosen, seed=seed, out=out, **keywords)
+    if not done:
+        print(f"stopped; the work is kept in {work}. Run the same command to go on.")
+        raise typer.Exit(console.INTERRUPTED)
+
+
+@app.command()
+@command
+def evaluate(
+    prompts: Annotated[Path, typer.Argument(help="JSON file of prompts and what each expects.")],
+    out: Annotated[Path, typer.Option(help="Folder for the runs, the table and the contact sheet.")],
+    preset: Preset = "mini",
+    limit: Annotated[int | None, typer.Option(help="Only the first N prompts.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Sculpt every prompt of a file and let the judge read the results; goes on where it was stopped."""
+    from headsculpt.evaluation.evaluate import evaluate_prompts
+
+    if not prompts.is_file():
+        raise UsageError(f"there is no file {prompts}")
+    evaluate_prompts(prompts, preset=preset, out=out, limit=limit, seed=seed, device=device)
+
+
+def sculpt_and_report(config: SculptConfig, run: RunFolder) -> None:
+    """Says what will happen, sculpts with one live line, and says what was written."""
+    from headsculpt.outputs import sculpt_run
+
+    announce(config)
+    resume_command = f"headsculpt resume {_quoted(run.path)}"
+    with Interrupts() as interrupts, ProgressLine() as line:
+
+        def on_progress(progress) -> None:  # noqa: ANN001  (Progress; its module loads torch)
+            interrupts.in_loop = True
+            line.show(progress)
+            interrupts.check()
+
+        def on_stage(words: str) -> None:
+            interrupts.in_loop = False
+            line.say(words)
+            interrupts.check()
+
+        try:
+            sculpt_run(config, run, progress=on_progress, stage=on_stage)
+        except KeyboardInterrupt:
+            line.__exit__()
+            print(f"stopped; the work is kept. Go on with:\n  {resume_command}")
+            raise typer.Exit(console.INTERRUPTED) from None
+        except OSError as error:
+            raise type(error)(f"{error}. Go on with: {resume_command}") from error
+    print(f"done: {run.path}/ has avatar.glb, preview.png, turntable.webp, and avatar/ for Avatar.load")
+
+
+def announce(config: SculptConfig) -> None:
+    """Device, back ends, prior, expected time and memory."""
+    from headsculpt.devices import back_ends_in_use, describe_device, resolve_device, usable_cores
+    from headsculpt.estimate import estimate
+
+    device = resolve_device(config.device)
+    print(f'prompt     "{config.prompt}" (preset {config.preset}, seed {config.seed})')
+    print(f"device     {describe_device(device)}")
+    print(f"back ends  {back_ends_in_use(device)}")
+    print(f"prior      {config.prior.name}, controls: {', '.join(config.prior.controls) or 'none'}")
+    print(f"expected   {estimate(config, device.type, usable_cores())}", flush=True)
+
+
+def check_means(config: SculptConfig) -> None:
+    """Fails before anything is written when the device or the prior is not there."""
+    from headsculpt.devices import resolve_device
+    from headsculpt.doctor import check_prior
+
+    resolve_device(config.device)
+    check_prior(config.prior.name, config.prior.controls)
+
+
+def load_avatar(folder: Path) -> Avatar:
+    from headsculpt.avatar import Avatar
+
+    return Avatar.load(folder)
+
+
+def default_folder(prompt: str) -> Path:
+    """``runs/`` and the first words of the prompt."""
+    words = re.findall(r"[a-z0-9]+", prompt.lower())
+    short = [w for w in words if w not in ("a", "an", "the", "with", "and", "of", "in", "wearing")]
+    return Path("runs") / ("-".join(short[:6] or words[:6]) or "head")[:60]
+
+
+def _quoted(path: Path) -> str:
+    import shlex
+
+    return shlex.quote(str(path))

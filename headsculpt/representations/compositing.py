@@ -1,0 +1,114 @@
+"""Alpha compositing of packed samples, and the distortion loss, with gradients."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Composite(NamedTuple):
+    """``total (R, C)``, ``opacity (R,)``, ``depth (R,)`` (not divided by the opacity), ``weights (N,)``."""
+
+    total: Tensor
+    opacity: Tensor
+    depth: Tensor
+    weights: Tensor
+
+
+def composite(
+    sigma: Tensor, dt: Tensor, t: Tensor, values: Tensor, offsets: Tensor, backend: str = "auto"
+) -> Composite:
+    """Emission and absorption along rays: weight_i = (1 - exp(-sigma_i dt_i)) exp(-sum_{j<i} sigma_j dt_j).
+
+    Deterministic. So a ray's opacity is 1 - exp(-sum sigma dt).
+
+    Args:
+        sigma: ``(N,)`` density per scene unit, not negative.
+        dt, t: ``(N,)`` width and distance of each sample; no gradient.
+        values: ``(N, C)`` what is summed.
+        offsets: ``(R + 1,)`` int64; ray r owns the samples offsets[r] to offsets[r + 1], front to back.
+        backend: "numba" (CPU), "torch" (any device, any float type), or "auto".
+    """
+    if backend not in ("auto", "numba", "torch"):
+        raise ValueError(f"backend must be 'auto', 'numba' or 'torch'; got {backend!r}")
+    if backend == "numba" or (
+        backend == "auto" and sigma.device.type == "cpu" and sigma.dtype == torch.float32
+    ):
+        return Composite(*_Composite.apply(sigma, dt, t, values, offsets))
+    return composite_reference(sigma, dt, t, values, offsets)
+
+
+def composite_reference(sigma: Tensor, dt: Tensor, t: Tensor, values: Tensor, offsets: Tensor) -> Composite:
+    """:func:`composite` in plain torch: rays padded to the longest one, then cumulative sums."""
+    counts = offsets[1:] - offsets[:-1]
+    rays, longest = counts.shape[0], int(counts.max()) if counts.numel() else 0
+    position = torch.arange(longest, device=sigma.device)
+    valid = position[None] < counts[:, None]
+    index = (offsets[:-1, None] + position[None]).clamp_max(max(0, sigma.shape[0] - 1))
+    if sigma.shape[0] == 0:
+        empty = sigma.new_zeros(rays)
+        return Composite(values.new_zeros(rays, values.shape[1]), empty, empty, sigma)
+    thickness = torch.where(valid, (sigma * dt)[index], sigma.new_zeros(()))
+    before = torch.cumsum(thickness, 1) - thickness
+    padded = torch.exp(-before) * (1 - torch.exp(-thickness))
+    total = (padded[..., None] * values[index]).sum(1)
+    return Composite(total, 1 - torch.exp(-thickness.sum(1)), (padded * t[index]).sum(1), padded[valid])
+
+
+def _kernels() -> Any:
+    from headsculpt.representations import march_kernels
+
+    return march_kernels
+
+
+class _Composite(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, sigma: Tensor, dt: Tensor, t: Tensor, values: Tensor, offsets: Tensor) -> tuple:
+        kernels = _kernels()
+        sigma, values = sigma.detach().contiguous(), values.detach().contiguous()
+        rays, count = offsets.shape[0] - 1, sigma.shape[0]
+        weights, through = torch.empty(count), torch.empty(count)
+        total, opacity, depth = torch.empty(rays, values.shape[1]), torch.empty(rays), torch.empty(rays)
+        inputs = (sigma, dt, t, values, offsets)
+        outputs = (weights, through, total, opacity, depth)
+        kernels.composite(*(a.numpy() for a in inputs + outputs))
+        ctx.save_for_backward(dt, t, values, offsets, weights, through)
+        return total, opacity, depth, weights
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, g_total: Tensor, g_opacity: Tensor, g_depth: Tensor, g_weights: Tensor) -> tuple:  # type: ignore[override]
+        kernels = _kernels()
+        dt, t, values, offsets, weights, through = ctx.saved_tensors
+        g_sigma, g_values = torch.empty_like(weights), torch.empty_like(values)
+        inputs = (dt, t, values, offsets, weights, through, g_weights, g_total, g_opacity, g_depth)
+        arrays = [a.contiguous().numpy() for a in inputs]
+        kernels.composite_gradient(*arrays, g_sigma.numpy(), g_values.numpy())
+        return g_sigma, None, None, g_values, None
+
+
+class _Distortion(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, t: Tensor, dt: Tensor, offsets: Tensor) -> Tensor:
+        kernels = _kernels()
+        loss, gradient = torch.empty(offsets.shape[0] - 1), torch.empty_like(weights)
+        inputs = (weights.detach(), t, dt, offsets)
+        kernels.distortion(*(a.numpy() for a in inputs), loss.numpy(), gradient.numpy())
+        ctx.save_for_backward(gradient)
+        ctx.rays = max(1, loss.shape[0])
+        return loss.sum() / ctx.rays
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple:  # type: ignore[override]
+        (gradient,) = ctx.saved_tensors
+        return gradient * (grad / ctx.rays), None, None, None
+
+
+def distortion_loss(weights: Tensor, t: Tensor, dt: Tensor, offsets: Tensor) -> Tensor:
+    """Mean over rays of sum_ij w_i w_j |t_i - t_j| + sum_i w_i^2 dt_i / 3 (Barron et al. 2022, eq. 15)."""
+    if weights.device.type == "cpu":
+        return _Distortion.apply(weights, t, dt, offsets)
+    return _Distortion.apply(weights.cpu(), t.cpu(), dt.cpu(), offsets.cpu()).to(weights.device)

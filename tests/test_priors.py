@@ -1,0 +1,361 @@
+"""The mini family: tokenizer, resumable training of every stage, export, loading, and messages."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from headsculpt.priors import mini, stages
+from headsculpt.priors.catalogue import PriorError, load_prior, random_prior
+from headsculpt.priors.dataset import FIGURES_PER_SHARD, open_dataset, render_dataset, sample_views
+from headsculpt.priors.sampling import decode, embed, sample_latents
+from headsculpt.priors.train_controlnet import landmark_stage
+from headsculpt.priors.train_text import FIELDS, labelled_texts, text_stage
+from headsculpt.priors.train_unet import stratified_timesteps, unet_stage, velocity_loss
+from headsculpt.priors.train_vae import face_weights, standardised, vae_stage
+from headsculpt.priors.training import Budget, Stage, loss_curve, train
+
+FIGURES = 3
+
+
+def write_portraits(folder: Path) -> None:
+    """A data set in the right format: coloured discs with random landmarks and true captions."""
+    from headsculpt.heads.builtin import builtin_head
+    from headsculpt.synthesis.captions import caption, sample_attributes
+
+    rng = np.random.default_rng(0)
+    contours = {name: len(points) for name, points in builtin_head().landmarks.items()}
+    people = [sample_attributes(rng) for _ in range(FIGURES)]
+    views = np.concatenate([sample_views(4, rng)[1] for _ in people])
+    images = np.full((len(views), 128, 128, 3), 220, np.uint8)
+    yy, xx = np.mgrid[:128, :128]
+    for image in images:
+        image[(yy - 64) ** 2 + (xx - 64) ** 2 < 40**2] = rng.integers(0, 255, 3)
+    landmarks = rng.uniform(40, 90, (len(views), sum(contours.values()), 3)).astype(np.float32)
+    landmarks[..., 2] = np.arange(len(views))[:, None] % 4 != 3
+    captions = [[caption(people[i // 4], rng).text for _ in range(2)] for i in range(len(views))]
+    shard = folder / "00000"
+    shard.mkdir(parents=True)
+    np.save(shard / "images.npy", images)
+    np.save(shard / "views.npy", views)
+    np.save(shard / "landmarks.npy", landmarks)
+    notes = {
+        "seed": 0,
+        "contours": contours,
+        "attributes": [asdict(person) for person in people],
+        "captions": captions,
+    }
+    (shard / "figures.json").write_text(json.dumps(notes))
+
+
+def tiny_stage(name: str, work: Path) -> Stage:
+    if name == "text":
+        return text_stage(work, "cpu", 0, config=mini.TINY_TEXT, batch=4, corpus_size=200)
+    if name == "vae":
+        return vae_stage(work, "cpu", 0, config=mini.TINY_VAE, batch=2)
+    if name == "unet":
+        return unet_stage(work, "cpu", 0, config=mini.TINY_UNET, batch=4)
+    return landmark_stage(work, "cpu", 0, batch=4)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work folder in which every stage of a tiny family was trained for four steps."""
+    folder = tmp_path_factory.mktemp("work")
+    write_portraits(folder / "data")
+    for name in ("text", "vae", "unet", "landmarks"):
+        stage = tiny_stage(name, folder)
+        stage.sheet = None
+        assert train(stage, folder, Budget(steps=4), log_every=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def family(work: Path) -> Path:
+    stages.train_prior("export", work, out=work / "mini")
+    return work / "mini"
+
+
+@pytest.fixture
+def broken(family: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(family, tmp_path / "broken"))
+
+
+# --- tokenizer
+
+
+def test_tokenizer_reads_any_text_and_survives_a_round_trip(tmp_path: Path) -> None:
+    tokenizer = mini.make_tokenizer(["an old man with round glasses", "a woman with red hair"] * 10)
+    mini.save_tokenizer(tokenizer, tmp_path)
+    from transformers import CLIPTokenizer
+
+    again = CLIPTokenizer.from_pretrained(tmp_path)
+    for text in ("An OLD man", "née 漢字 🎩 {}", "", "a " * 500):
+        assert torch.equal(mini.tokenise(again, [text]), mini.tokenise(tokenizer, [text]))
+    assert again.tokenize("Round GLASSES") == ["round</w>", "glasses</w>"]
+    assert again.eos_token_id == len(again) - 1 and again.bos_token_id == len(again) - 2
+    assert {"vocab.json", "merges.txt"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_text_encoder_pools_at_the_first_end_token() -> None:
+    prior = random_prior("tiny")
+    ids = mini.tokenise(prior.tokenizer, ["an old man"])
+    output = prior.text_encoder(ids)
+    end = (ids[0] == prior.tokenizer.eos_token_id).nonzero()[0, 0]
+    assert torch.equal(output.pooler_output[0], output.last_hidden_state[0, end])
+
+
+def test_labels_are_in_range_and_say_when_nothing_was_said() -> None:
+    texts, labels = labelled_texts(200, np.random.default_rng(0))
+    counts = np.array(list(FIELDS.values()))
+    assert labels.shape == (200, len(FIELDS)) and len(texts) == 200
+    assert (labels >= 0).all() and (labels <= counts).all()
+    said = (labels < counts).mean(0)
+    assert (said > 0).all() and (said < 1).all()
+
+
+# --- the pieces of the losses
+
+
+def test_timesteps_cover_the_schedule() -> None:
+    t = stratified_timesteps(10, 1000, torch.Generator().manual_seed(0))
+    assert (t // 100).tolist() == list(range(10))
+
+
+def test_velocity_loss_is_zero_for_the_true_velocity() -> None:
+    latents, noise = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
+    alphas = torch.tensor([0.9, 1e-9])
+    a = alphas[:, None, None, None]
+    v = a.sqrt() * noise - (1 - a).sqrt() * latents
+    assert velocity_loss(v, latents, noise, alphas) == 0
+    assert torch.isfinite(velocity_loss(v + 1, latents, noise, alphas))
+
+
+def test_standardising_latents_keeps_the_images() -> None:
+    torch.manual_seed(0)
+    vae, pictures = mini.make_vae(mini.TINY_VAE), torch.rand(6, 3, 32, 32) * 2 - 1
+    changed = standardised(vae, pictures)
+    with torch.no_grad():
+        before, after = vae.encode(pictures).latent_dist, changed.encode(pictures).latent_dist
+        images, again = vae.decode(before.mean).sample, changed.decode(after.mean).sample
+    torch.testing.assert_close(images, again, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(after.mean.mean((0, 2, 3)), torch.zeros(8), atol=1e-3, rtol=0)
+    torch.testing.assert_close(after.mean.std((0, 2, 3)), torch.ones(8), atol=1e-3, rtol=0)
+    ratio, spread = before.std / after.std, before.mean.std((0, 2, 3))
+    torch.testing.assert_close(ratio.mean((0, 2, 3)), spread, rtol=1e-3, atol=1e-5)
+
+
+# --- training
+
+
+@pytest.mark.parametrize("name", ["text", "vae", "unet", "landmarks"])
+def test_an_interrupted_stage_ends_where_an_undisturbed_one_does(
+    name: str, work: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(work, tmp_path / "work")
+    again = tmp_path / "work"
+    shutil.rmtree(again / name)
+    for finished in (False, True):
+        stage = tiny_stage(name, again)
+        stage.sheet = None
+        assert train(stage, again, Budget(steps=4), pause_after=2, log_every=1) is finished
+    one = torch.load(work / name / "state.pt", weights_only=True)
+    two = torch.load(again / name / "state.pt", weights_only=True)
+    assert one["step"] == two["step"] == 4
+    for part in ("parameters", "ema"):
+        assert all(torch.equal(a, b) for a, b in zip(one[part], two[part], strict=True))
+    log = [json.loads(line) for line in (again / name / "losses.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in log] == [1, 2, 3, 4]
+
+
+def test_the_learned_maps_and_weights_follow_the_landmarks(work: Path) -> None:
+    portraits = open_dataset(work / "data")
+    maps = portraits.landmark_maps(np.array([0, 3]), 128)
+    weights = face_weights(portraits, np.array([0, 3]), 128)
+    assert maps[0].any() and not maps[1].any()
+    assert weights[0].max() > 1 and weights[1].max() == 1
+    assert loss_curve(work / "vae" / "losses.jsonl") is not None
+
+
+def test_a_sheet_is_drawn(work: Path, tmp_path: Path) -> None:
+    for name in ("vae", "landmarks"):
+        stage = tiny_stage(name, work)
+        assert stage.sheet is not None
+        assert stage.sheet(stage.model).size[0] >= 1024
+
+
+def test_a_stage_refuses_the_state_of_another_model(work: Path) -> None:
+    stage = tiny_stage("vae", work)
+    stage.model = mini.make_vae(mini.TINY_VAE | dict(block_out_channels=(16, 16, 16, 16)))
+    with pytest.raises(ValueError, match="holds another model"):
+        train(stage, work, Budget(steps=4))
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_reason(tmp_path: Path) -> None:
+    model = torch.nn.Linear(1, 1)
+    stage = Stage("bad", model, lambda s, g: (model.weight.sum() * float("nan"), {}), lambda m: None, 1)
+    with pytest.raises(FloatingPointError, match="'bad' became nan at step 0"):
+        train(stage, tmp_path, Budget(steps=1))
+
+
+def test_stages_name_what_must_come_before(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="train-prior text"):
+        stages.train_prior("unet", tmp_path)
+    with pytest.raises(FileNotFoundError, match="train-prior unet"):
+        stages.train_prior("landmarks", tmp_path)
+    with pytest.raises(FileNotFoundError, match="family is incomplete"):
+        stages.train_prior("export", tmp_path)
+    with pytest.raises(ValueError, match="unknown stage 'vea'"):
+        stages.train_prior("vea", tmp_path)
+    with pytest.raises(ValueError, match="minutes must be positive"):
+        stages.train_prior("vae", tmp_path, minutes=0)
+
+
+# --- data set
+
+
+def test_rendering_goes_on_with_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("headsculpt.synthesis.figure")
+    monkeypatch.setattr("headsculpt.priors.dataset.FIGURES_PER_SHARD", 1)
+    assert FIGURES_PER_SHARD > 1
+    render_dataset(tmp_path / "a", 8, seed=3)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    shutil.rmtree(tmp_path / "b" / "00001")
+    render_dataset(tmp_path / "b", 8, seed=3)
+    one, two = open_dataset(tmp_path / "a"), open_dataset(tmp_path / "b")
+    assert len(one) == 8 and one.captions == two.captions and one.attributes == two.attributes
+    every = np.arange(8)
+    assert np.array_equal(one.images(every), two.images(every))
+    assert np.array_equal(one.landmarks, two.landmarks)
+    assert one.images(every).std() > 10
+    with pytest.raises(ValueError, match="seed 3, not 4"):
+        render_dataset(tmp_path / "b", 8, seed=4)
+
+
+def test_the_data_set_says_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no portraits in"):
+        open_dataset(tmp_path)
+    with pytest.raises(ValueError, match="count=0"):
+        render_dataset(tmp_path, 0)
+
+
+# --- loading
+
+
+def test_an_exported_family_loads_and_samples(family: Path) -> None:
+    prior = load_prior(family)
+    assert (prior.image_size, prior.latent_size) == (128, 16)
+    assert not any(p.requires_grad for module in prior.modules() for p in module.parameters())
+    assert all(p.dtype == torch.float32 for module in prior.modules() for p in module.parameters())
+    text = embed(prior.tokenizer, prior.text_encoder, ["an old man", "an elf"])
+    empty = embed(prior.tokenizer, prior.text_encoder, [""])
+    pictures = []
+    for _ in range(2):
+        latents = sample_latents(
+            prior.unet, prior.scheduler, text, empty, torch.Generator().manual_seed(1), steps=2,
+            controlnet=prior.controlnets["landmarks"], condition=torch.rand(2, 3, 128, 128),
+            control_scale=0.0,
+        )  # fmt: skip
+        pictures.append(decode(prior.vae, latents))
+    assert pictures[0].shape == (2, 128, 128, 3)
+    assert torch.equal(*pictures)
+
+
+def test_the_weights_on_disk_are_half_and_the_averaged_ones(work: Path, family: Path) -> None:
+    from safetensors.torch import load_file
+
+    tensors = load_file(family / "unet" / "diffusion_pytorch_model.safetensors")
+    assert all(tensor.dtype == torch.float16 for tensor in tensors.values())
+    state = torch.load(work / "unet" / "state.pt", weights_only=True)
+    names = [name for name, _ in mini.make_unet(mini.TINY_UNET).named_parameters()]
+    for name, average in zip(names, state["ema"], strict=True):
+        assert torch.equal(tensors[name], average.half())
+
+
+def test_a_loaded_prior_in_half_precision(family: Path) -> None:
+    prior = load_prior(family, dtype=torch.bfloat16, controls=())
+    assert next(prior.unet.parameters()).dtype == torch.bfloat16 and not prior.controlnets
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "model_index.json",
+        "tokenizer",
+        "scheduler/scheduler_config.json",
+        "unet/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+        "text_encoder/model.safetensors",
+        "controlnet_landmarks/diffusion_pytorch_model.safetensors",
+    ],
+)
+def test_a_missing_file_is_named(broken: Path, file: str) -> None:
+    path = broken / file
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(PriorError, match="is incomplete: .* is missing; expected a folder") as caught:
+        load_prior(broken)
+    assert str(path) in str(caught.value)
+
+
+def test_a_truncated_file_is_named(broken: Path) -> None:
+    path = broken / "unet" / "diffusion_pytorch_model.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-10])
+    with pytest.raises(PriorError, match=f"{path} has {len(content) - 10} bytes .* promises {len(content)}"):
+        load_prior(broken)
+    for damaged in (b"", b"12345", b"\xff" * 200, content[:100]):
+        path.write_bytes(damaged)
+        with pytest.raises(PriorError, match="no readable safetensors header"):
+            load_prior(broken)
+
+
+def test_damaged_json_and_pickles_are_refused(broken: Path) -> None:
+    weights = broken / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(PriorError, match="pickle, which is never loaded"):
+        load_prior(broken)
+    (broken / "model_index.json").write_text("{")
+    with pytest.raises(PriorError, match="model_index.json is no JSON"):
+        load_prior(broken)
+
+
+def test_weights_that_do_not_fit_their_configuration(broken: Path) -> None:
+    config = broken / "unet" / "config.json"
+    config.write_text(config.read_text().replace('"out_channels": 8', '"out_channels": 6'))
+    with pytest.raises(PriorError, match="does not fit its configuration"):
+        load_prior(broken)
+
+
+def test_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, family: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(PriorError, match="unknown prior 'mni' .did you mean 'mini'"):
+        load_prior("mni")
+    with pytest.raises(PriorError, match="hf download stable-diffusion-v1-5/stable-diffusion-v1-5"):
+        load_prior("sd15", controls=())
+    with pytest.raises(PriorError, match="hf download CrucibleAI/ControlNetMediaPipeFace"):
+        load_prior("sd15")
+    with pytest.raises(PriorError, match="has no control 'hands'; it has landmarks, instruct"):
+        load_prior("sd15", controls=("hands",))
+    with pytest.raises(PriorError, match="has no control 'instruct'.*it has landmarks"):
+        load_prior(family, controls=("instruct",))
+    monkeypatch.setattr("headsculpt.priors.catalogue.MINI_FOLDER", tmp_path / "none")
+    with pytest.raises(PriorError, match="mini prior is missing from the package"):
+        load_prior("mini")
+    with pytest.raises(PriorError, match="unknown shape 'huge'"):
+        random_prior("huge")  # type: ignore[arg-type]
+
+
+def test_random_priors_repeat_and_leave_the_global_generator_alone() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    one, two = random_prior("tiny", seed=1), random_prior("tiny", seed=1)
+    assert torch.equal(before, torch.get_rng_state())
+    pairs = zip(one.unet.parameters(), two.unet.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert (one.image_size, one.latent_size) == (128, 16)
