@@ -226,11 +226,11 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Sculpt every prompt of a file and let the judge read the results; goes on where it was stopped."""
-    from headsculpt.evaluation.evaluate import evaluate_prompts
+    from headsculpt.evaluation.evaluate import evaluate_prompts, headline
 
     if not prompts.is_file():
         raise UsageError(f"there is no file {prompts}")
-    evaluate_prompts(prompts, preset=preset, out=out, limit=limit, seed=seed, device=device)
+    print(headline(evaluate_prompts(prompts, preset=preset, out=out, limit=limit, seed=seed, device=device)))
 
 
 def sculpt_and_report(config: SculptConfig, run: RunFolder) -> None:

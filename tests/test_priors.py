@@ -192,7 +192,7 @@ def test_a_sheet_is_drawn(work: Path, tmp_path: Path) -> None:
 
 def test_a_stage_refuses_the_state_of_another_model(work: Path) -> None:
     stage = tiny_stage("vae", work)
-    stage.model = mini.make_vae(mini.TINY_VAE | dict(block_out_channels=(16, 16, 16, 16)))
+    stage.model = mini.make_vae(mini.TINY_VAE | dict(block_out_channels=(16, 16, 16, 32)))
     with pytest.raises(ValueError, match="holds another model"):
         train(stage, work, Budget(steps=4))
 

@@ -103,7 +103,9 @@ def train_prior(
         elif name in MINUTES:
             share = MINUTES[name] * scale if stage == "all" else (minutes or MINUTES[name])
             budget = Budget(steps=steps) if steps is not None else Budget(minutes=share)
-            together: dict[str, Any] = dict(name=name, work=work, device=device, seed=seed, budget=budget, batch=batch or BATCH[name])
+            together: dict[str, Any] = dict(
+                name=name, work=work, device=device, seed=seed, budget=budget, batch=batch or BATCH[name]
+            )
             if not (parallel.run(processes, _train, together) if processes > 1 else _train(**together)):
                 return False
     if stage == "export":

@@ -8,7 +8,7 @@ comes from text alone and serves as density prior and as landmark source; the lo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +52,7 @@ class TextToHead:
     def save(self, folder: Path) -> None:
         from safetensors.torch import save_file
 
-        save_file({"weight": self.weight.half()}, str(folder / FILE), metadata={"names": "\n".join(self.names)})
+        save_file({"weight": self.weight.half().contiguous()}, str(folder / FILE), {"names": "\n".join(self.names)})
 
     @staticmethod
     def load(folder: Path) -> TextToHead | None:
@@ -71,7 +71,7 @@ def text_features(prior: Prior, texts: Sequence[str]) -> Tensor:
     """Final state of each text at its end token, ``(B, D)`` float32 on the CPU."""
     tokens = prior.tokenizer(
         list(texts),
-        padding="max_length",
+        padding=True,  # attention is causal, so what follows the end token does not matter
         max_length=prior.tokenizer.model_max_length,
         truncation=True,
         return_tensors="pt",
@@ -81,7 +81,7 @@ def text_features(prior: Prior, texts: Sequence[str]) -> Tensor:
     return output.pooler_output.float().cpu()
 
 
-def fit_text_to_head(prior: Prior, *, captions: int = 20000, seed: int = 0, ridge: float = 1e-2) -> TextToHead:
+def fit_text_to_head(prior: Prior, *, captions: int = 8000, seed: int = 0, ridge: float = 1e-2) -> TextToHead:
     """Ridge regression of head weights on random captions of the portrait world.
 
     Args:
@@ -102,7 +102,10 @@ def fit_text_to_head(prior: Prior, *, captions: int = 20000, seed: int = 0, ridg
     texts, targets = [], np.zeros((captions, len(names)), np.float32)
     for i in range(captions):
         attributes = sample_attributes(rng)
-        texts.append(caption(attributes, rng).text)
+        said = caption(attributes, rng)
+        texts.append(said.text)
+        if "expression" not in said.named:  # the mean of all expressions is a grimace; a calm face is not
+            attributes = replace(attributes, expression="neutral")
         identity, expression = shape_weights(attributes)
         for j, name in enumerate(names):
             kind, short = name.split("/", 1)

@@ -10,6 +10,8 @@ makes the layer linear in them. Only first weights are set: the class and its co
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -19,16 +21,17 @@ LATENT_LOG_VARIANCE = -6.0  # nearly noiseless: a fresh posterior would drown wh
 
 
 @torch.no_grad()
-def start_as_downsampling(vae: nn.Module) -> None:
+def start_as_downsampling(vae: Any) -> None:
     """Sets the weights of a fresh ``AutoencoderKL`` in place.
 
     Args:
         vae: with at least 12 channels at every level, groups of 4 channels or more at the finest level, at
             least 3 latent channels, and no attention.
     """
-    for name, module in vae.named_modules():
-        if not isinstance(module, nn.Conv2d):
-            continue
+    convolutions: list[tuple[str, Any]] = [
+        (name, module) for name, module in vae.named_modules() if isinstance(module, nn.Conv2d)
+    ]
+    for name, module in convolutions:
         nn.init.zeros_(module.bias)
         if name.endswith("conv2"):
             nn.init.zeros_(module.weight)
@@ -50,7 +53,7 @@ def start_as_downsampling(vae: nn.Module) -> None:
     vae.quant_conv.bias[latents:] = LATENT_LOG_VARIANCE
 
 
-def _carry(convolution: nn.Conv2d) -> None:
+def _carry(convolution: Any) -> None:
     """The first channels pass through; the rest stay random."""
     middle = convolution.kernel_size[0] // 2
     convolution.weight[:CARRIED] = 0
@@ -58,7 +61,7 @@ def _carry(convolution: nn.Conv2d) -> None:
         convolution.weight[channel, channel, middle, middle] = 1
 
 
-def _begin(convolution: nn.Conv2d) -> None:
+def _begin(convolution: Any) -> None:
     """Colours, their negatives, and constants, from the first three channels."""
     convolution.weight[:CARRIED] = 0
     for colour in range(3):
@@ -69,7 +72,7 @@ def _begin(convolution: nn.Conv2d) -> None:
         convolution.bias[row + 3] = -CONSTANT
 
 
-def _end(convolution: nn.Conv2d, gain: float) -> None:
+def _end(convolution: Any, gain: float) -> None:
     """Colours back from the pairs behind normalisation and SiLU."""
     for colour in range(3):
         row = 4 * colour
