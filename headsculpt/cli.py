@@ -185,7 +185,7 @@ def doctor() -> None:
 @command
 def train_prior(
     stage: Annotated[
-        str, typer.Argument(metavar="STAGE", help="data, text, vae, unet, landmarks, all, or export.")
+        str, typer.Argument(metavar="STAGE", help="data, text, head, vae, unet, landmarks, all, or export.")
     ] = "all",
     work: Annotated[Path, typer.Option(help="Folder of data, states, logs and sample sheets.")] = Path(
         "training"
@@ -198,6 +198,7 @@ def train_prior(
     seed: Seed = 0,
     device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="Folder for the family; WORK/mini by default.")] = None,
+    processes: Annotated[int, typer.Option(help="That share each batch; as many as cores is best.")] = 1,
 ) -> None:
     """Train the mini prior on procedural portraits; goes on where it was interrupted."""
     import logging
@@ -209,7 +210,10 @@ def train_prior(
     with usage():
         chosen = resolve_device(device)
         keywords = {} if images is None else {"images": images}
-        done = train(stage, work, minutes=minutes, steps=steps, device=chosen, seed=seed, out=out, **keywords)
+        budget = {"minutes": minutes, "steps": steps}
+        done = train(
+            stage, work, **budget, device=chosen, seed=seed, out=out, processes=processes, **keywords
+        )
     if not done:
         print(f"stopped; the work is kept in {work}. Run the same command to go on.")
         raise typer.Exit(console.INTERRUPTED)
@@ -231,6 +235,66 @@ def evaluate(
     if not prompts.is_file():
         raise UsageError(f"there is no file {prompts}")
     print(headline(evaluate_prompts(prompts, preset=preset, out=out, limit=limit, seed=seed, device=device)))
+
+
+@app.command()
+@command
+def fit(
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder of images of one object.")],
+    out: Annotated[Path, typer.Option(help="Folder for the mesh, a picture and the figures.")],
+    cameras: Annotated[
+        Path | None, typer.Option(help="Camera file of NeRF-synthetic's form; IMAGES/transforms.json by default.")
+    ] = None,
+    representation: Annotated[str, typer.Option(help="nerf, or dmtet: a NeRF, then a surface.")] = "dmtet",
+    steps: Annotated[int, typer.Option(help="Of the optimiser, in all.")] = 1500,
+    resolution: Annotated[int, typer.Option(help="Larger images are made smaller: rows and columns.")] = 256,
+    up: Annotated[str, typer.Option(help="Axis of the camera file that points up: z (Blender) or y.")] = "z",
+    light: Annotated[str, typer.Option(help="baked: as photographed; studio: lit by headsculpt itself.")] = "baked",
+    texture_size: Annotated[int, typer.Option(help="Rows and columns of the texture.")] = 1024,
+    seed: Seed = 0,
+    device: Device = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds.")] = False,
+) -> None:
+    """Reconstruct an object from images with known cameras."""
+    from dataclasses import replace
+
+    from headsculpt import fit_outputs, fitting
+    from headsculpt.devices import resolve_device
+    from headsculpt.transforms import read_posed_images
+
+    with usage():
+        for name, value, known in (
+            ("representation", representation, fitting.REPRESENTATIONS),
+            ("light", light, fitting.LIGHTS),
+        ):
+            if value not in known:
+                raise ValueError(f"--{name} is {value!r}; expected {' or '.join(known)}")
+        if steps < 1:
+            raise ValueError(f"--steps is {steps}; expected 1 or more")
+        if not 16 <= texture_size <= 8192:
+            raise ValueError(f"--texture-size is {texture_size}; expected 16 to 8192")
+        chosen = resolve_device(device)
+        fit_outputs.check_free(out, overwrite=overwrite)
+        try:
+            posed = read_posed_images(images, cameras, resolution=resolution, up=up)
+        except FileNotFoundError as error:
+            raise UsageError(str(error)) from error
+    posed = replace(posed, images=posed.images.to(chosen), cameras=posed.cameras.to(chosen))
+    with ProgressLine() as line:
+        found = fitting.fit(
+            posed.images,
+            posed.cameras,
+            representation=representation,
+            steps=steps,
+            seed=seed,
+            light=light,
+            progress=line.show,
+        )
+        line.say("unwrapping, baking and writing")
+        fit_outputs.write_fitted(found, posed, out, texture_size=texture_size)
+    for name, decibels in found.psnr.items():
+        print(f"{name}: {decibels:.2f} dB on {len(found.held_out)} images that were held out")
+    print(f"done: {out}/ has mesh.ply, mesh.glb, preview.png, metrics.json, and avatar/ for Avatar.load")
 
 
 def sculpt_and_report(config: SculptConfig, run: RunFolder) -> None:

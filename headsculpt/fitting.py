@@ -312,7 +312,7 @@ def hull_prior(photographs: Photographs, resolution: int) -> DensityPrior:
     # It counts to the nearest point of the other side; the surface lies half a cell before that.
     distance = distance_transform_edt(~inside) - distance_transform_edt(inside)
     distance = (distance - 0.5 * torch.sign(torch.from_numpy(distance)).numpy()) * cell
-    return DensityPrior(torch.from_numpy(distance), inside=1.0, outside=3.0, slope=60.0)
+    return DensityPrior(torch.from_numpy(distance), inside=1.0, outside=6.0, slope=60.0)
 
 
 def fit_nerf(

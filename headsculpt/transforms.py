@@ -195,8 +195,9 @@ def looked_at(cameras: Cameras) -> tuple[Tensor, float]:
 def visual_hull(points: Tensor, spacing: float, cameras: Cameras, masks: Tensor) -> Tensor:
     """Which points no silhouette excludes: ``(P,)`` bool.
 
-    A view has no say on what lies outside its frame; a point must be in the frame of two (of one, if there is
-    only one). A twentieth of the views may disagree, so that one bad mask cannot empty the hull.
+    A view has no say on what lies outside its frame, and a point must be in the frames of half of the views
+    (fewer leave pockets in front of neighbouring cameras, which no other one sees). A twentieth of the views
+    may disagree, so that one bad mask cannot empty the hull.
 
     Args:
         points: ``(P, 3)`` scene units.
@@ -221,7 +222,7 @@ def visual_hull(points: Tensor, spacing: float, cameras: Cameras, masks: Tensor)
         hit = wide[row.clamp(0, height - 1), column.clamp(0, width - 1)]
         seen += inside
         against += inside & ~hit
-    hull = (seen >= min(2, len(cameras))) & (against <= len(cameras) // 20)
+    hull = (seen * 2 >= len(cameras)) & (seen > 0) & (against <= len(cameras) // 20)
     if not hull.any():
         raise ValueError(
             "the silhouettes of the views agree nowhere; check the camera axes (OpenGL: a camera looks along "

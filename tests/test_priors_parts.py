@@ -79,7 +79,7 @@ def test_one_process_needs_no_meeting():
 
 def test_a_head_from_a_sentence_survives_saving(tmp_path: Path):
     prior = random_prior("tiny")
-    fitted = fit_text_to_head(prior, captions=40)
+    fitted = fit_text_to_head(prior.tokenizer, prior.text_encoder, captions=40)
     fitted.save(tmp_path)
     again = TextToHead.load(tmp_path)
     assert again is not None and again.names == fitted.names
@@ -96,5 +96,5 @@ def test_a_folder_without_the_map_has_none(tmp_path: Path):
 @pytest.mark.parametrize("text", ["an elf", "a man with a round face, brown skin and a green t-shirt"])
 def test_the_head_is_a_function_of_the_text_alone(text: str):
     prior = random_prior("tiny")
-    fitted = fit_text_to_head(prior, captions=40)
+    fitted = fit_text_to_head(prior.tokenizer, prior.text_encoder, captions=40)
     assert fitted(prior, text) == fitted(prior, text)

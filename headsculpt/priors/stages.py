@@ -21,9 +21,9 @@ from headsculpt.priors.training import Budget, Stage, export_unfinished, train
 log = logging.getLogger(__name__)
 
 # Minutes on two CPU cores; a GPU needs a small part of them for the same number of steps.
-MINUTES = {"text": 5.0, "vae": 20.0, "unet": 45.0, "landmarks": 8.0}
+MINUTES = {"text": 6.0, "vae": 11.0, "unet": 40.0, "landmarks": 6.0}
 BATCH = {"text": 64, "vae": 8, "unet": 64, "landmarks": 64}  # images a step
-STAGES = ("data", *MINUTES)
+STAGES = ("data", "text", "head", "vae", "unet", "landmarks")
 IMAGES = 40_000
 EXPORTED = {
     "tokenizer": ("transformers", "CLIPTokenizer"),
@@ -59,7 +59,7 @@ def train_prior(
     """Train one stage of the mini family, or all of them; a stage goes on where it was interrupted.
 
     Args:
-        stage: "data", "text", "vae", "unet", "landmarks", "all", or "export", which writes the family as
+        stage: "data", "text", "head", "vae", "unet", "landmarks", "all", or "export", which writes the family as
             it stands after the last saved states.
         work: folder of data set, states, logs, sample sheets and modules.
         minutes: budget of the stage over all its runs; :data:`MINUTES` where None. For "all" the budgets
@@ -100,6 +100,8 @@ def train_prior(
                 workers,
                 report=lambda n, of: log.info("portraits %d of %d", n, of),
             )
+        elif name == "head":
+            fit_head(work, seed)
         elif name in MINUTES:
             share = MINUTES[name] * scale if stage == "all" else (minutes or MINUTES[name])
             budget = Budget(steps=steps) if steps is not None else Budget(minutes=share)
@@ -117,6 +119,28 @@ def train_prior(
     if stage in ("all", "export"):
         export_family(work, out or work / "mini")
     return True
+
+
+def fit_head(work: Path, seed: int) -> None:
+    """Fit the map from a sentence to the built-in head's weights; a minute or two, once per work folder.
+
+    Raises:
+        FileNotFoundError: the text encoder is not trained yet.
+    """
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    from headsculpt.priors.text_to_head import FILE, fit_text_to_head
+
+    modules = work / "modules"
+    if (modules / FILE).exists():
+        return
+    if not (modules / "text_encoder").is_dir():
+        raise FileNotFoundError(
+            f"{modules / 'text_encoder'} is missing; train it first: headsculpt train-prior text --work {work}"
+        )
+    tokenizer = CLIPTokenizer.from_pretrained(modules / "tokenizer")
+    encoder = CLIPTextModel.from_pretrained(modules / "text_encoder", torch_dtype=torch.float32).eval()
+    fit_text_to_head(tokenizer, encoder, seed=seed).save(modules)
 
 
 def _train(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ class TextToHead:
     @torch.no_grad()
     def __call__(self, prior: Prior, text: str) -> tuple[dict[str, float], dict[str, float]]:
         """Identity and expression weights of the head that ``text`` describes."""
-        features = text_features(prior, [text])
+        features = text_features(prior.tokenizer, prior.text_encoder, [text])
         values = (torch.cat([features, torch.ones(1, 1)], -1) @ self.weight)[0]
         identity: dict[str, float] = {}
         expression: dict[str, float] = {}
@@ -67,25 +67,27 @@ class TextToHead:
 
 
 @torch.no_grad()
-def text_features(prior: Prior, texts: Sequence[str]) -> Tensor:
+def text_features(tokenizer: Any, text_encoder: Any, texts: Sequence[str]) -> Tensor:
     """Final state of each text at its end token, ``(B, D)`` float32 on the CPU."""
-    tokens = prior.tokenizer(
+    tokens = tokenizer(
         list(texts),
         padding=True,  # attention is causal, so what follows the end token does not matter
-        max_length=prior.tokenizer.model_max_length,
+        max_length=tokenizer.model_max_length,
         truncation=True,
         return_tensors="pt",
     )
-    device = next(prior.text_encoder.parameters()).device
-    output = prior.text_encoder(tokens.input_ids.to(device))
+    device = next(text_encoder.parameters()).device
+    output = text_encoder(tokens.input_ids.to(device))
     return output.pooler_output.float().cpu()
 
 
-def fit_text_to_head(prior: Prior, *, captions: int = 8000, seed: int = 0, ridge: float = 1e-2) -> TextToHead:
+def fit_text_to_head(
+    tokenizer: Any, text_encoder: Any, *, captions: int = 8000, seed: int = 0, ridge: float = 1e-2
+) -> TextToHead:
     """Ridge regression of head weights on random captions of the portrait world.
 
     Args:
-        prior: the mini family (its tokenizer and text encoder are used).
+        tokenizer, text_encoder: of the mini family.
         captions: number of captions.
         seed: of the captions.
         ridge: added to the diagonal, relative to its mean.
@@ -110,7 +112,7 @@ def fit_text_to_head(prior: Prior, *, captions: int = 8000, seed: int = 0, ridge
         for j, name in enumerate(names):
             kind, short = name.split("/", 1)
             targets[i, j] = (identity if kind == "identity" else expression).get(short, 0.0)
-    features = torch.cat([text_features(prior, texts[i : i + 256]) for i in range(0, captions, 256)])
+    features = torch.cat([text_features(tokenizer, text_encoder, texts[i : i + 256]) for i in range(0, captions, 256)])
     x = torch.cat([features, torch.ones(captions, 1)], -1).double()
     gram = x.T @ x
     gram += ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
