@@ -66,7 +66,7 @@ class FitSettings:
     occupancy_resolution: int = 64
     hull_resolution: int = 72
     lr_grid: float = 1e-2
-    lr_network: float = 2e-3
+    lr_network: float = 5e-3
     lr_geometry: float = 1e-3
     opacity_weight: float = 0.2
     distortion_weight: float = 2e-3

@@ -163,7 +163,8 @@ def placement(cameras: Cameras, masks: Tensor | None) -> Tensor:
         axis = torch.linspace(-1.3 * radius, 1.3 * radius, 64)
         points = torch.cartesian_prod(axis, axis, axis) + centre.float()
         step = float(axis[1] - axis[0])
-        kept = points[visual_hull(points, step, cameras, masks)].double()
+        hull = visual_hull(points, step, cameras, masks)
+        kept = points[_large_parts(hull.view(64, 64, 64)).view(-1)].double()
         low, high = kept.amin(0) - 0.5 * step, kept.amax(0) + 0.5 * step
         centre, half = (low + high) / 2, float((high - low).max()) / 2 / REACH
     matrix = torch.eye(4, dtype=torch.float64)
@@ -229,6 +230,16 @@ def visual_hull(points: Tensor, spacing: float, cameras: Cameras, masks: Tensor)
             "its own -Z), camera_angle_x (radians, horizontal) and the images' opacity"
         )
     return hull
+
+
+def _large_parts(grid: Tensor) -> Tensor:
+    """``(X, Y, Z)`` bool without parts under a twentieth of the largest: corners that too few views look into."""
+    from scipy.ndimage import label
+
+    number, parts = label(grid.cpu().numpy())
+    size = np.bincount(number.reshape(-1), minlength=parts + 1)
+    size[0] = 0
+    return torch.from_numpy((size > 0.05 * size.max())[number])
 
 
 def _widened(mask: Tensor, pixels: int) -> Tensor:
