@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# torch and numba each keep a pool of OpenMP threads; with the default policy the idle one spins and takes the
+# cores from the other (a kernel of 1 ms took 8 to 39). Read when the pools start, so it is set here.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from headsculpt.avatar import Avatar

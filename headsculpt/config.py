@@ -60,6 +60,8 @@ class GuidanceConfig:
         latent_weight: of the residual in latents (score distillation proper).
         image_weight: of the residual in RGB, from the decoded clean latent (HiFA's image loss).
         grad_clip: largest absolute value of a latent gradient element; 0 means no limit.
+        common_noise: share of the noise (of its variance) that is the same in all views and steps, 0 to 1;
+            0 as published. It decides what the prompt leaves open, such as the colour of a shirt.
         prompt_style: ``headsculpt`` names the view as the paper does, ``mini`` as the mini family learned it.
         landmark_rule: ``visible`` draws the landmarks that the camera sees, ``published`` all but from behind.
         landmarks_until: share of a stage after which the landmark ControlNet rests.
@@ -72,6 +74,7 @@ class GuidanceConfig:
     latent_weight: float = 0.0
     image_weight: float = 1.0
     grad_clip: float = 0.0
+    common_noise: float = 0.8
     prompt_style: str = "mini"
     landmark_rule: str = "visible"
     landmarks_until: float = 1.0
@@ -91,6 +94,7 @@ class CoarseConfig:
         samples: largest number of samples on a ray.
         guidance_scale: classifier-free guidance.
         t_min: lowest timestep drawn.
+        t_window: timesteps are drawn from this much below the upper end; 1 is the whole range, as published.
         t_max_start, t_max_end: highest timestep drawn, at the first and at the last step.
         denoise_steps: DDIM steps of the clean estimate; 1 is score distillation as published.
         entropy_weight: opacity entropy at the end of its ramp (method A.8).
@@ -100,7 +104,7 @@ class CoarseConfig:
             unit; lower ones are easier to carve.
     """
 
-    steps: int = 500
+    steps: int = 400
     render_size: int = 64
     batch: int = 4
     lr_grid: float = 1e-2
@@ -109,16 +113,17 @@ class CoarseConfig:
     hash_finest: int = 256
     hash_log2_table: int = 15
     samples: int = 64
-    guidance_scale: float = 15.0
+    guidance_scale: float = 6.0
     t_min: float = 0.02
     t_max_start: float = 0.98
-    t_max_end: float = 0.40
-    denoise_steps: int = 1
+    t_max_end: float = 0.55
+    t_window: float = 0.25
+    denoise_steps: int = 3
     entropy_weight: float = 5e-3
     opacity_weight: float = 1e-3
     orientation_weight: float = 1e-2
-    prior_inside: float = 4.0
-    prior_slope: float = 80.0
+    prior_inside: float = 6.0
+    prior_slope: float = 120.0
 
 
 @dataclass
@@ -133,19 +138,20 @@ class FineConfig:
         Others: as in :class:`CoarseConfig`.
     """
 
-    steps: int = 400
-    tet_resolution: int = 64
+    steps: int = 120
+    tet_resolution: int = 88
     render_size: int = 256
     batch: int = 2
-    lr_geometry: float = 2e-3
+    lr_geometry: float = 5e-4
     lr_grid: float = 1e-2
     lr_network: float = 1e-3
-    guidance_scale: float = 7.5
+    guidance_scale: float = 5.0
     t_min: float = 0.02
     t_max_start: float = 0.50
     t_max_end: float = 0.20
-    denoise_steps: int = 1
-    laplacian_weight: float = 0.2
+    t_window: float = 0.25
+    denoise_steps: int = 3
+    laplacian_weight: float = 20.0
     normal_weight: float = 0.05
     sign_weight: float = 0.0
 

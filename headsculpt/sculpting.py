@@ -443,6 +443,7 @@ def diffusion_guides(
             stage,
             landmarks=landmarks,
             negative_prompt=config.negative_prompt,
+            seed=config.seed,
         )
         for name, stage in (("coarse", config.coarse), ("fine", config.fine))
     }

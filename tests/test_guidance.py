@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from headsculpt.config import CoarseConfig
+from headsculpt.cameras import framed
+from headsculpt.config import CoarseConfig, GuidanceConfig
+from headsculpt.guidance.backbone import Control, LatentDiffusion
 from headsculpt.guidance.classifier_free import classifier_free_guidance
-from headsculpt.guidance.score_distillation import annealed_timesteps
+from headsculpt.guidance.score_distillation import ScoreDistillation, annealed_timesteps
 from headsculpt.guidance.scores import (
     add_noise,
     clean_latents,
@@ -15,6 +17,8 @@ from headsculpt.guidance.scores import (
     sds_gradient,
     timestep_weight,
 )
+from headsculpt.priors.catalogue import random_prior
+from headsculpt.rendering import Rendering
 
 ABAR = torch.linspace(0.9995, 0.005, 1000)
 MEAN = 2.0
@@ -126,9 +130,61 @@ def test_no_denoising_step_is_refused():
 
 
 def test_the_upper_timestep_falls_over_the_stage():
-    stage = CoarseConfig(t_min=0.02, t_max_start=0.98, t_max_end=0.3)
+    stage = CoarseConfig(t_min=0.02, t_max_start=0.98, t_max_end=0.3, t_window=1.0)
     g = torch.Generator().manual_seed(0)
     early = annealed_timesteps(4000, 0.0, stage, 1000, g)
     late = annealed_timesteps(4000, 1.0, stage, 1000, g)
     assert 20 <= int(early.min()) and 950 < int(early.max()) <= 980
     assert 20 <= int(late.min()) and 280 < int(late.max()) <= 300
+
+
+def test_a_window_keeps_timesteps_near_the_upper_end():
+    stage = CoarseConfig(t_min=0.02, t_max_start=0.9, t_max_end=0.1, t_window=0.2)
+    g = torch.Generator().manual_seed(0)
+    early, late = (annealed_timesteps(4000, progress, stage, 1000, g) for progress in (0.0, 1.0))
+    assert 700 <= int(early.min()) and int(early.max()) <= 900
+    assert 20 <= int(late.min()) < 30  # the lowest timestep holds where the window would go below it
+
+
+@pytest.fixture(scope="module")
+def backbone() -> LatentDiffusion:
+    return LatentDiffusion(random_prior("tiny"))
+
+
+def guide(backbone: LatentDiffusion, **settings: float) -> ScoreDistillation:
+    config = GuidanceConfig(**settings)  # type: ignore[arg-type]
+    return ScoreDistillation(backbone, "an elf", config, CoarseConfig(denoise_steps=1), seed=5)
+
+
+@pytest.mark.parametrize("weights", [{"latent_weight": 1.0, "image_weight": 0.0}, {"latent_weight": 0.0}])
+def test_guidance_gives_a_gradient_to_the_picture(backbone: LatentDiffusion, weights: dict[str, float]):
+    cameras = framed([0.0, 180.0], 0.0, 1.0, height=32, width=32)
+    rgb = torch.full((2, 32, 32, 3), 0.5, requires_grad=True)
+    rendering = Rendering(rgb, torch.ones(2, 32, 32, 1))
+    loss, record = guide(backbone, **weights)(rendering, cameras, 0.5, torch.Generator().manual_seed(0))
+    loss.backward()
+    assert rgb.grad is not None and float(rgb.grad.abs().sum()) > 0
+    assert 0 < record.timestep < 1 and record.seconds > 0
+
+
+def test_the_common_part_of_the_noise_is_the_same_in_all_views_and_steps(backbone: LatentDiffusion):
+    latents = torch.zeros(4, 3, 2, 2)
+    g = torch.Generator().manual_seed(0)
+    all_common = guide(backbone, common_noise=1.0)
+    first, second = all_common._noise(latents, g), all_common._noise(latents, g)
+    assert torch.equal(first, second) and torch.equal(first[0], first[3])
+    fresh = guide(backbone, common_noise=0.0)
+    assert not torch.equal(fresh._noise(latents, g), fresh._noise(latents, g))
+
+
+def test_mixed_noise_has_unit_variance(backbone: LatentDiffusion):
+    noise = guide(backbone, common_noise=0.5)._noise(torch.zeros(64, 8, 16, 16), torch.Generator().manual_seed(0))
+    assert abs(float(noise.var()) - 1) < 0.05
+
+
+def test_a_control_that_the_prior_lacks_is_named(backbone: LatentDiffusion):
+    size = backbone.prior.latent_size
+    z = torch.zeros(1, backbone.prior.unet.config.in_channels, size, size)
+    control = Control(torch.ones(1, 8, 8, 3), torch.tensor([True]))
+    with pytest.raises(ValueError, match="has no ControlNet 'depth'"):
+        backbone.predict_noise(z, torch.tensor([3]), backbone.embed(["an elf"]), {"depth": control})

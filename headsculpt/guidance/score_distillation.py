@@ -46,7 +46,8 @@ def annealed_timesteps(
         generator: source of randomness.
     """
     high = stage.t_max_start + (stage.t_max_end - stage.t_max_start) * progress
-    fraction = stage.t_min + (high - stage.t_min) * torch.rand(batch, generator=generator)
+    low = max(stage.t_min, high - stage.t_window)
+    fraction = low + (high - low) * torch.rand(batch, generator=generator)
     return (fraction * count).long().clamp(1, count - 1)
 
 
@@ -65,6 +66,7 @@ class ScoreDistillation:
         landmarks: cameras -> landmark control, or None.
         negative_prompt: added to the negative prompt of every view.
         back_token: a learned token for views from behind, or None.
+        seed: of the noise that all steps share.
     """
 
     def __init__(
@@ -77,9 +79,12 @@ class ScoreDistillation:
         landmarks: Callable[[Cameras], Control] | None = None,
         negative_prompt: str = "",
         back_token: str | None = None,
+        seed: int = 0,
     ) -> None:
         self.backbone, self.prompt, self.config, self.stage = backbone, prompt, config, stage
         self.landmarks, self.negative_prompt, self.back_token = landmarks, negative_prompt, back_token
+        self.seed = seed
+        self._common: Tensor | None = None
 
     def texts(self, cameras: Cameras) -> tuple[Tensor, Tensor]:
         """Text states of the positive and the negative prompts of these views, ``(B, T, D)`` each."""
@@ -90,6 +95,23 @@ class ScoreDistillation:
         ]
         negatives = [", ".join(t for t in (n, self.negative_prompt) if t) for _, n in pairs]
         return self.backbone.embed([p for p, _ in pairs]), self.backbone.embed(negatives)
+
+    def _noise(self, latents: Tensor, generator: torch.Generator) -> Tensor:
+        """Noise for the latents: fresh, with a share that is the same for all views and steps.
+
+        Whatever the prompt leaves open (the colour of a shirt) is decided by the noise, mostly by its low
+        frequencies. Fresh noise decides differently in every step, and the sculpture averages to grey;
+        with a common part all views and steps agree. The share is ours (0 is the published form).
+        """
+        fresh = torch.randn(latents.shape, generator=generator).to(latents.device)
+        share = self.config.common_noise
+        if share == 0:
+            return fresh
+        if self._common is None or self._common.shape != latents.shape[1:]:
+            # From a generator of its own, so that a resumed run finds the same noise.
+            own = torch.Generator().manual_seed(self.seed)
+            self._common = torch.randn(latents.shape[1:], generator=own).to(latents.device)
+        return share**0.5 * self._common + (1 - share) ** 0.5 * fresh
 
     def predictor(self, cameras: Cameras, progress: float) -> Callable[[Tensor, Tensor], Tensor]:
         """The guided noise prediction for these views as a function of (noisy latents, timesteps)."""
@@ -124,7 +146,7 @@ class ScoreDistillation:
         with torch.set_grad_enabled(config.latent_weight > 0):
             latents = backbone.encode(rendering.rgb)
         timesteps = annealed_timesteps(batch, progress, self.stage, len(abar), generator).to(latents.device)
-        noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+        noise = self._noise(latents, generator)
         with torch.no_grad():
             noisy = add_noise(latents, noise, abar, timesteps)
             predict = self.predictor(cameras, progress)
