@@ -113,7 +113,7 @@ class CoarseConfig:
     hash_finest: int = 256
     hash_log2_table: int = 15
     samples: int = 64
-    guidance_scale: float = 6.0
+    guidance_scale: float = 4.0
     t_min: float = 0.02
     t_max_start: float = 0.98
     t_max_end: float = 0.55
@@ -145,7 +145,7 @@ class FineConfig:
     lr_geometry: float = 5e-4
     lr_grid: float = 1e-2
     lr_network: float = 1e-3
-    guidance_scale: float = 5.0
+    guidance_scale: float = 3.0
     t_min: float = 0.02
     t_max_start: float = 0.50
     t_max_end: float = 0.20

@@ -50,7 +50,10 @@ def weights() -> list[str]:
             lines.append(f"{name:15} here, with landmark control")
         except PriorError as error:
             lines.append(f"{name:15} missing; {error}")
-    lines.append(f"{'judge':15} {'here' if Path(WEIGHTS).is_dir() else f'missing ({WEIGHTS}); reinstall headsculpt'}")
+    judge = "here" if (Path(WEIGHTS) / "judge.safetensors").is_file() else (
+        f"missing ({WEIGHTS}); train it: python -m headsculpt.evaluation.train_judge --data DIR --work DIR"
+    )
+    lines.append(f"{'judge':15} {judge}")
     return lines
 
 

@@ -161,16 +161,26 @@ class ScoreDistillation:
             aim = (latents - gradient).detach()
             loss = loss + config.latent_weight * 0.5 * F.mse_loss(latents, aim, reduction="sum") / batch
         if config.image_weight > 0:
+            rgb = self._at_prior_size(rendering.rgb)
             with torch.no_grad():
-                target = backbone.decode(clean)
-            rgb = rendering.rgb.permute(0, 3, 1, 2)
-            if rgb.shape[-1] != target.shape[2]:
-                shrink = rgb.shape[-1] > target.shape[2]
-                size = target.shape[1:3]
-                rgb = F.interpolate(rgb, size, mode="bilinear", align_corners=False, antialias=shrink)
-            difference = (rgb.permute(0, 2, 3, 1) - target).abs()
+                # What the model would change, on top of what is there: an encoder that blurs then blurs both
+                # terms alike, and details that the model does not object to stay (ours).
+                wanted, present = backbone.decode(torch.cat([clean, latents])).chunk(2)
+                target = (rgb + wanted - present).clamp(0, 1)
+            difference = (rgb - target).abs()
             # Smooth L1 with a small knee: the mean of disagreeing targets is grey, their median is not.
             robust = torch.where(difference < 0.05, difference.square() / 0.1, difference - 0.025)
             loss = loss + config.image_weight * robust.mean()
         seconds = time.perf_counter() - started
         return loss, GuidanceRecord(float(timesteps.float().mean()) / len(abar), seconds, target)
+
+    def _at_prior_size(self, rgb: Tensor) -> Tensor:
+        """Images ``(B, H, W, 3)`` at the size that the prior decodes to."""
+        size = self.backbone.image_size
+        if rgb.shape[1:3] == (size, size):
+            return rgb
+        shrink = rgb.shape[1] > size
+        x = F.interpolate(
+            rgb.permute(0, 3, 1, 2), (size, size), mode="bilinear", align_corners=False, antialias=shrink
+        )
+        return x.permute(0, 2, 3, 1)
