@@ -11,13 +11,13 @@ from headsculpt.config import SculptConfig
 # Seconds for one image of one step, everything included, measured on two CPU cores (docs/benchmarks.md);
 # sd15 from the cost of its UNet at 512x512.
 _SECONDS = {
-    ("mini", "cpu"): (0.050, 0.090),
+    ("mini", "cpu"): (0.110, 0.190),
     ("mini", "cuda"): (0.012, 0.015),
     ("sd15", "cpu"): (40.0, 45.0),
     ("sd15", "cuda"): (0.15, 0.20),
 }
-_FIXED_SECONDS = {"mini": 12.0, "sd15": 90.0}  # imports, weights, meshing, texture, pictures
-_MEMORY_GB = {"mini": 1.6, "sd15": 9.0}
+_FIXED_SECONDS = {"mini": 15.0, "sd15": 90.0}  # imports, weights, meshing, texture, pictures
+_MEMORY_GB = {"mini": 1.1, "sd15": 9.0}
 
 
 @dataclass(frozen=True)
