@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 # torch and numba each keep a pool of OpenMP threads; with the default policy the idle one spins and takes the
-# cores from the other (a kernel of 1 ms took 8 to 39). Read when the pools start, so it is set here.
+# cores from the other. Read when the pools start, so it is set here.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:

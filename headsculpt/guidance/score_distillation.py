@@ -101,7 +101,8 @@ class ScoreDistillation:
 
         Whatever the prompt leaves open (the colour of a shirt) is decided by the noise, mostly by its low
         frequencies. Fresh noise decides differently in every step, and the sculpture averages to grey;
-        with a common part all views and steps agree. The share is ours (0 is the published form).
+        a common part is meant to make views and steps agree. Ours, chosen by eye on two prompts
+        and not ablated yet (0 is the published form).
         """
         fresh = torch.randn(latents.shape, generator=generator).to(latents.device)
         share = self.config.common_noise
@@ -164,7 +165,7 @@ class ScoreDistillation:
             rgb = self._at_prior_size(rendering.rgb)
             with torch.no_grad():
                 # What the model would change, on top of what is there: an encoder that blurs then blurs both
-                # terms alike, and details that the model does not object to stay (ours).
+                # terms alike, and details that the model does not object to stay (ours, not ablated yet).
                 wanted, present = backbone.decode(torch.cat([clean, latents])).chunk(2)
                 target = (rgb + wanted - present).clamp(0, 1)
             difference = (rgb - target).abs()
