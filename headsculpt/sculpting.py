@@ -226,11 +226,12 @@ def sculpt(
         coarse_state = checkpoint["state"]["coarse"]
         coarse.nerf.load_state_dict(coarse_state)
 
+    # Copied before the mesh trains the colours that it shares: a resumed run makes its grid from these.
+    keep = {k: v.clone() for k, v in coarse_state.items()}
     fine = FineStage(new_dmtet(config, coarse.nerf), config)
     resumed = checkpoint if checkpoint and checkpoint["stage"] == "fine" else None
     if resumed is None and config.fine.match_steps:
         match_appearance(config, coarse.nerf, fine)
-    keep = {k: v.clone() for k, v in coarse_state.items()}
     run_stage(fine, guide["fine"], config, run, generator, clock, resumed, extra={"coarse": keep})
 
     with torch.no_grad():

@@ -27,7 +27,7 @@ def darker(rendering, cameras, progress, generator):
 def undisturbed(tmp_path_factory):
     config = load_config("draft", TINY, prompt="an egg", device="cpu")
     run = RunFolder.create(tmp_path_factory.mktemp("whole"), config)
-    return sculpt(config, run, guidance=darker).mesh
+    return sculpt(config, run, guidance=darker)
 
 
 @pytest.mark.parametrize("moments", [[2], [5], [1, 2, 2]], ids=["in coarse", "in fine", "three times"])
@@ -45,7 +45,14 @@ def test_an_interrupted_run_ends_the_same(undisturbed, tmp_path, moments):
         with pytest.raises(Killed):
             sculpt(config, run, guidance=darker, progress=stop)
         torch.manual_seed(99)  # what happens between the two must not matter
-    head = sculpt(config, RunFolder.open(tmp_path), guidance=darker).mesh
-    assert torch.equal(head.vertices, undisturbed.vertices)
-    assert torch.equal(head.faces, undisturbed.faces)
-    assert torch.equal(head.colours, undisturbed.colours)
+    head = sculpt(config, RunFolder.open(tmp_path), guidance=darker)
+    for part in ("vertices", "faces", "colours"):
+        assert torch.equal(getattr(head.mesh, part), getattr(undisturbed.mesh, part))
+    assert all(torch.equal(head.coarse[name], value) for name, value in undisturbed.coarse.items())
+
+
+def test_the_kept_field_is_the_coarse_one_and_the_mesh_leaves_it_alone(undisturbed, tmp_path):
+    config = load_config("draft", [*TINY, "fine.match_steps=0"], prompt="an egg", device="cpu")
+    unmatched = sculpt(config, RunFolder.create(tmp_path, config), guidance=darker)
+    assert all(torch.equal(unmatched.coarse[name], value) for name, value in undisturbed.coarse.items())
+    assert not torch.equal(unmatched.mesh.colours.mean(0), undisturbed.mesh.colours.mean(0))  # it did match

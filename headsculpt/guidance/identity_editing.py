@@ -26,7 +26,13 @@ from headsculpt.cameras import Cameras, framed
 from headsculpt.config import EditConfig
 from headsculpt.guidance.backbone import Control
 from headsculpt.guidance.classifier_free import classifier_free_guidance
-from headsculpt.guidance.score_distillation import GuidanceRecord, ScoreDistillation, annealed_timesteps
+from headsculpt.guidance.score_distillation import (
+    GuidanceRecord,
+    ScoreDistillation,
+    annealed_timesteps,
+    image_loss,
+    latent_loss,
+)
 from headsculpt.guidance.scores import add_noise, ddim_clean_latents, sds_gradient
 from headsculpt.rendering import Rendering
 
@@ -202,8 +208,7 @@ class EditDistillation:
                 gradient = gradient.clamp(-config.grad_clip, config.grad_clip)
         loss, target = latents.new_zeros(()), None
         if config.latent_weight > 0:
-            wanted = (latents - gradient).detach()
-            loss = loss + config.latent_weight * 0.5 * F.mse_loss(latents, wanted, reduction="sum") / batch
+            loss = loss + config.latent_weight * latent_loss(latents, gradient)
         if config.image_weight > 0:
             rgb = base._at_prior_size(rendering.rgb)
             with torch.no_grad():
@@ -212,8 +217,6 @@ class EditDistillation:
                 share = F.interpolate(inside, rgb.shape[1:3], mode="bilinear").permute(0, 2, 3, 1)
                 # Outside the mask the source itself, to the pixel: no autoencoder comes between.
                 target = share * edited + (1 - share) * base._at_prior_size(shown)
-            difference = (rgb - target).abs()
-            robust = torch.where(difference < 0.05, difference.square() / 0.1, difference - 0.025)
-            loss = loss + config.image_weight * robust.mean()
+            loss = loss + config.image_weight * image_loss(rgb, target)
         seconds = time.perf_counter() - started
         return loss, GuidanceRecord(float(timesteps.float().mean()) / len(abar), seconds, target)

@@ -64,6 +64,20 @@ def annealed_timesteps(
     return (fraction * count).long().clamp(1, count - 1)
 
 
+def latent_loss(latents: Tensor, gradient: Tensor) -> Tensor:
+    """A scalar whose gradient in the latents ``(B, C, h, w)`` is ``gradient`` over B."""
+    aim = (latents - gradient).detach()
+    return 0.5 * F.mse_loss(latents, aim, reduction="sum") / len(latents)
+
+
+def image_loss(rgb: Tensor, target: Tensor) -> Tensor:
+    """Mean distance of images ``(B, H, W, 3)`` in [0, 1]: absolute, and squared below 0.05.
+
+    The mean of disagreeing targets is grey; their median is not.
+    """
+    return F.smooth_l1_loss(rgb, target, beta=0.05)
+
+
 class ScoreDistillation:
     """Guidance by a text-to-image model under view-dependent prompts and controls.
 
@@ -229,8 +243,7 @@ class ScoreDistillation:
                 gradient = gradient.clamp(-config.grad_clip, config.grad_clip)
         target = None
         if config.latent_weight > 0:
-            aim = (latents - gradient).detach()
-            loss = loss + config.latent_weight * 0.5 * F.mse_loss(latents, aim, reduction="sum") / batch
+            loss = loss + config.latent_weight * latent_loss(latents, gradient)
         if config.image_weight > 0:
             rgb = self._at_prior_size(rendering.rgb)
             with torch.no_grad():
@@ -238,10 +251,7 @@ class ScoreDistillation:
                 # terms alike, and details that the model does not object to stay (ours, not ablated yet).
                 wanted, present = backbone.decode(torch.cat([clean, latents])).chunk(2)
                 target = (rgb + wanted - present).clamp(0, 1)
-            difference = (rgb - target).abs()
-            # Smooth L1 with a small knee: the mean of disagreeing targets is grey, their median is not.
-            robust = torch.where(difference < 0.05, difference.square() / 0.1, difference - 0.025)
-            loss = loss + config.image_weight * robust.mean()
+            loss = loss + config.image_weight * image_loss(rgb, target)
         own_loss = None
         if self.particles is not None:
             own_loss = self.particles.learn(latents.detach(), states["text"], cameras, controls, generator)

@@ -117,20 +117,23 @@ def _write_shard(folder: Path, seed: int, shard: int, figures: int, image_size: 
         for azimuth, elevation, half in seen_from.tolist():
             where = {"azimuth_deg": azimuth, "elevation_deg": elevation, "half_height": half}
             captions.append([caption(person, rng, **where, **style).text for style in CAPTION_STYLES])
-    temporary = folder / f"{shard:05d}.tmp{os.getpid()}"
-    temporary.mkdir(parents=True, exist_ok=True)
-    np.save(temporary / "images.npy", np.concatenate(images))
-    np.save(temporary / "views.npy", np.concatenate(views))
-    np.save(temporary / "landmarks.npy", np.concatenate(landmarks))
     contours = {name: len(points) for name, points in builtin_head().landmarks.items()}
     notes = {"seed": seed, "contours": contours, "attributes": attributes, "captions": captions}
-    text = json.dumps(notes)
-    (temporary / DONE).write_text(text, encoding="utf-8")
+    commit_shard(folder, shard, {"images": images, "views": views, "landmarks": landmarks}, notes)
+    return shard
+
+
+def commit_shard(folder: Path, shard: int, arrays: dict[str, list[NDArray]], notes: dict) -> None:
+    """Write one shard, whole or not at all: each list of arrays joined into ``NAME.npy``, and the notes."""
+    temporary = folder / f"{shard:05d}.tmp{os.getpid()}"
+    temporary.mkdir(parents=True, exist_ok=True)
+    for name, parts in arrays.items():
+        np.save(temporary / f"{name}.npy", np.concatenate(parts))
+    (temporary / DONE).write_text(json.dumps(notes), encoding="utf-8")
     target = folder / f"{shard:05d}"
     if target.exists():
         shutil.rmtree(target)
     os.replace(temporary, target)
-    return shard
 
 
 def render_dataset(

@@ -14,8 +14,6 @@ in what the instruction says. Shards are functions of (seed, shard number) alone
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -98,16 +96,12 @@ def write_pair_shard(folder: Path, seed: int, shard: int, figures: int, image_si
             captions.append(
                 [[say(a, rng, **style).text for style in CAPTION_STYLES] for a in made.attributes]
             )
-    temporary = folder / f"{shard:05d}.tmp{os.getpid()}"
-    temporary.mkdir(parents=True, exist_ok=True)
-    for name, parts in (("before", before), ("after", after), ("views", views)):
-        np.save(temporary / f"{name}.npy", np.concatenate(parts))
-    text = json.dumps({"seed": seed, "figures": notes, "captions": captions})
-    (temporary / DONE).write_text(text, encoding="utf-8")
-    target = folder / f"{shard:05d}"
-    if target.exists():
-        shutil.rmtree(target)
-    os.replace(temporary, target)
+    dataset.commit_shard(
+        folder,
+        shard,
+        {"before": before, "after": after, "views": views},
+        {"seed": seed, "figures": notes, "captions": captions},
+    )
     return shard
 
 
