@@ -25,15 +25,14 @@ from measuring import wait_for
 from headsculpt.config import load_config
 from headsculpt.priors.catalogue import random_prior
 from headsculpt.representations.encodings import HashGrid
-from headsculpt.sculpting import (
+from headsculpt.sculpting import diffusion_guides, starting_head
+from headsculpt.sculpting_stages import (
     CoarseStage,
     FineStage,
-    diffusion_guides,
     drop_bad_gradients,
     new_dmtet,
     new_nerf,
     random_background,
-    starting_head,
 )
 
 OWN = ("occupancy and cameras", "render", "regularise", "render, backward", "optimise")

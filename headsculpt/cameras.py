@@ -180,18 +180,21 @@ def orbit(
     return Cameras(camera_to_world, fov, wrapped, elevation.clone(), height, width)
 
 
-# How far the frame reaches above and below its centre, in scene units at the head: the widest shows the
-# whole bust, the closest the face alone. The portrait world and the sculpting loop draw from the same
-# range, so the prior is never asked about a framing that it has not seen. The values are ours.
+# How far the frame reaches above and below its centre, in scene units at the head: the widest shows the whole
+# bust, the head's the head alone, the closest brows to lips: there an eye is a quarter of the picture. The portrait
+# world and the sculpting loop draw from the same range, so the prior is never asked about a framing that it has
+# not seen. The values are ours.
 WIDEST_HALF_HEIGHT = 1.05
-CLOSEST_HALF_HEIGHT = 0.50
+HEAD_HALF_HEIGHT = 0.50
+CLOSEST_HALF_HEIGHT = 0.36
 CLOSE_UP_HALF_HEIGHT = 0.62  # below this a caption may say "close-up"
 
 
 def framing_target(half_height: Tensor) -> Tensor:
-    """Height ``(B,)`` at which a camera of this framing looks: the bust's middle, or the face's."""
-    closeness = (WIDEST_HALF_HEIGHT - half_height) / (WIDEST_HALF_HEIGHT - CLOSEST_HALF_HEIGHT)
-    return 0.08 * closeness.clamp(0, 1)
+    """Height ``(B,)`` at which a camera of this framing looks: the middle of the bust, the head or the face."""
+    to_head = (WIDEST_HALF_HEIGHT - half_height) / (WIDEST_HALF_HEIGHT - HEAD_HALF_HEIGHT)
+    to_face = (HEAD_HALF_HEIGHT - half_height) / (HEAD_HALF_HEIGHT - CLOSEST_HALF_HEIGHT)
+    return 0.08 * to_head.clamp(0, 1) - 0.10 * to_face.clamp(0, 1)
 
 
 def framed(
@@ -234,10 +237,11 @@ def sample_head_cameras(
     height: int = 128,
     width: int = 128,
     elevation_deg: tuple[float, float] = (-15.0, 35.0),
-    half_height: tuple[float, float] = (CLOSEST_HALF_HEIGHT, WIDEST_HALF_HEIGHT),
+    half_height: tuple[float, float] = (HEAD_HALF_HEIGHT, WIDEST_HALF_HEIGHT),
     fov_y_deg: tuple[float, float] = (20.0, 32.0),
     jitter: float = 0.04,
     face_share: float = 0.0,
+    face_half_height: tuple[float, float] = (CLOSEST_HALF_HEIGHT, CLOSE_UP_HALF_HEIGHT),
 ) -> Cameras:
     """Random cameras around a head, balanced over the azimuth.
 
@@ -255,6 +259,7 @@ def sample_head_cameras(
         face_share: chance of a camera to be replaced by a close-up of the face, within 60 degrees of the front:
             a face covers a sixth of the circle and holds most of what a prompt describes (ours; AvatarBooth
             has head cameras beside those of the body for the same reason).
+        face_half_height: range of the framing of those, uniform.
     """
 
     def uniform(low: float, high: float) -> Tensor:
@@ -268,7 +273,7 @@ def sample_head_cameras(
     if face_share > 0:
         face = torch.rand(batch, generator=generator) < face_share
         azimuth = torch.where(face, uniform(-60.0, 60.0), azimuth)
-        half = torch.where(face, uniform(half_height[0], 0.6 * half_height[0] + 0.4 * half_height[1]), half)
+        half = torch.where(face, uniform(*face_half_height), half)
         elevation = torch.where(
             face, uniform(max(elevation_deg[0], -10.0), min(elevation_deg[1], 15.0)), elevation
         )

@@ -51,7 +51,8 @@ class PriorConfig:
 class CameraConfig:
     """Ranges that the training cameras are drawn from; see :func:`headsculpt.cameras.sample_head_cameras`.
 
-    Half heights are scene units shown above and below the middle of the frame.
+    Half heights are scene units shown above and below the middle of the frame. A share of the cameras looks
+    closely at the face.
     """
 
     elevation_min_deg: float = -15.0
@@ -61,7 +62,9 @@ class CameraConfig:
     fov_min_deg: float = 20.0
     fov_max_deg: float = 32.0
     jitter: float = 0.04
-    face_share: float = 0.3
+    face_share: float = 0.35
+    face_half_height_min: float = 0.36
+    face_half_height_max: float = 0.62
 
 
 @dataclass

@@ -17,7 +17,7 @@ from torch.nn.functional import l1_loss, mse_loss
 from headsculpt.fit_checkpoint import FitCheckpoint
 from headsculpt.meshes import Mesh
 from headsculpt.photographs import Photographs, RayColumn
-from headsculpt.sculpting import drop_bad_gradients, split_parameters, weighted_sum
+from headsculpt.sculpting_stages import drop_bad_gradients, split_parameters, weighted_sum
 from headsculpt.transforms import visual_hull
 
 if TYPE_CHECKING:

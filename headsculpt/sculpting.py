@@ -10,23 +10,32 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headsculpt.cameras import Cameras, framed, sample_head_cameras
+from headsculpt.cameras import framed
 from headsculpt.config import SculptConfig
 from headsculpt.meshes import Mesh
-from headsculpt.rendering import Rendering
 from headsculpt.run_folder import RunFolder
+from headsculpt.sculpting_stages import (
+    CoarseStage,
+    FineStage,
+    Stage,
+    drop_bad_gradients,
+    match_appearance,
+    new_dmtet,
+    new_nerf,
+    paint_start,
+    random_background,
+)
 
 if TYPE_CHECKING:
     from headsculpt.guidance.score_distillation import Guidance
     from headsculpt.priors.prior import Prior
     from headsculpt.representations.dmtet import DMTet
-    from headsculpt.representations.nerf import NeRF
 
 log = logging.getLogger(__name__)
 
@@ -59,111 +68,6 @@ class FinishedHead:
     colour_field: nn.Module
     dmtet: DMTet
     coarse: dict[str, Tensor] | None = None
-
-
-class Stage(Protocol):
-    """What :func:`run_stage` needs of a stage."""
-
-    name: str
-    steps: int
-
-    @property
-    def module(self) -> nn.Module: ...
-
-    def cameras(self, progress: float, generator: torch.Generator) -> Cameras: ...
-
-    def render(
-        self, cameras: Cameras, background: Tensor, generator: torch.Generator | None
-    ) -> Rendering: ...
-
-    def regularisation(self, progress: float) -> Tensor: ...
-
-    def optimiser(self) -> torch.optim.Optimizer: ...
-
-    def before_step(self, step: int, generator: torch.Generator) -> None: ...
-
-
-class CoarseStage:
-    """A NeRF with the head as density prior (HeadSculpt, method A.2 and A.3)."""
-
-    name = "coarse"
-
-    def __init__(self, nerf: NeRF, config: SculptConfig) -> None:
-        self.nerf, self.config = nerf, config
-        self.steps = config.coarse.steps
-
-    @property
-    def module(self) -> NeRF:
-        return self.nerf
-
-    def cameras(self, progress: float, generator: torch.Generator) -> Cameras:
-        return training_cameras(
-            self.config, self.config.coarse.batch, self.config.coarse.render_size, generator
-        )
-
-    def render(self, cameras: Cameras, background: Tensor, generator: torch.Generator | None) -> Rendering:
-        return self.nerf.render(cameras, background=background, generator=generator)
-
-    def regularisation(self, progress: float) -> Tensor:
-        coarse = self.config.coarse
-        terms = self.nerf.regularisation(progress)
-        ramp = min(1.0, 2 * progress)
-        weights = {
-            "entropy": coarse.entropy_weight * ramp,
-            "opacity": coarse.opacity_weight,
-            "orientation": coarse.orientation_weight,
-        }
-        return weighted_sum(terms, weights)
-
-    def optimiser(self) -> torch.optim.Optimizer:
-        coarse = self.config.coarse
-        grid, network = split_parameters(self.nerf)
-        groups = [{"params": grid, "lr": coarse.lr_grid}, {"params": network, "lr": coarse.lr_network}]
-        return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
-
-    def before_step(self, step: int, generator: torch.Generator) -> None:
-        if step % 16 == 0:
-            self.nerf.update_occupancy(step, generator)
-
-
-class FineStage:
-    """A DMTet made from the NeRF; its colour field goes on training (HeadSculpt, method A.9)."""
-
-    name = "fine"
-
-    def __init__(self, dmtet: DMTet, config: SculptConfig) -> None:
-        self.dmtet, self.config = dmtet, config
-        self.steps = config.fine.steps
-
-    @property
-    def module(self) -> DMTet:
-        return self.dmtet
-
-    def cameras(self, progress: float, generator: torch.Generator) -> Cameras:
-        return training_cameras(self.config, self.config.fine.batch, self.config.fine.render_size, generator)
-
-    def render(self, cameras: Cameras, background: Tensor, generator: torch.Generator | None) -> Rendering:
-        return self.dmtet.render(cameras, background=background, generator=generator)
-
-    def regularisation(self, progress: float) -> Tensor:
-        fine = self.config.fine
-        weights = {"laplacian": fine.laplacian_weight, "normal": fine.normal_weight, "sign": fine.sign_weight}
-        return weighted_sum(self.dmtet.regularisation(), weights)
-
-    def optimiser(self) -> torch.optim.Optimizer:
-        fine = self.config.fine
-        colour = set(self.dmtet.colour_field.parameters())
-        geometry = [p for p in self.dmtet.parameters() if p.requires_grad and p not in colour]
-        grid, network = split_parameters(self.dmtet.colour_field)
-        groups = [
-            {"params": geometry, "lr": fine.lr_geometry},
-            {"params": grid, "lr": fine.lr_grid},
-            {"params": network, "lr": fine.lr_network},
-        ]
-        return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
-
-    def before_step(self, step: int, generator: torch.Generator) -> None:
-        pass
 
 
 def sculpt(
@@ -356,7 +260,8 @@ class Clock:
     def report(self, stage: Stage, step: int, loss: float, seconds: float, image: np.ndarray | None) -> None:
         if self.callback is None:
             return
-        usual = self.step_seconds.get(stage.name, seconds)
+        # The first step of a stage compiles kernels, so the second replaces it in the estimate.
+        usual = self.step_seconds.get(stage.name, seconds) if step > 2 else seconds
         self.step_seconds[stage.name] = 0.9 * usual + 0.1 * seconds
         eta = (stage.steps - step) * self.step_seconds[stage.name]
         if stage.name == "coarse":
@@ -370,59 +275,6 @@ def learning_rate_factor(progress: float) -> float:
     if progress < 0.02:
         return 0.1 + 0.9 * progress / 0.02
     return 1.0 if progress < 0.7 else 1.0 - 0.9 * (progress - 0.7) / 0.3
-
-
-def training_cameras(config: SculptConfig, batch: int, size: int, generator: torch.Generator) -> Cameras:
-    """Balanced cameras around the head, in the ranges of the configuration."""
-    c = config.cameras
-    return sample_head_cameras(
-        batch,
-        generator,
-        height=size,
-        width=size,
-        elevation_deg=(c.elevation_min_deg, c.elevation_max_deg),
-        half_height=(c.half_height_min, c.half_height_max),
-        fov_y_deg=(c.fov_min_deg, c.fov_max_deg),
-        jitter=c.jitter,
-        face_share=c.face_share,
-    )
-
-
-def random_background(batch: int, generator: torch.Generator) -> Tensor:
-    """Plain colours ``(batch, 3)``, a new one each step, so that fog never blends in (ours).
-
-    Half are light, half any colour: white hair before a light background leaves its outline without a gradient.
-    """
-    grey = 0.55 + 0.42 * torch.rand(batch, 1, generator=generator)
-    tint = 0.12 * (torch.rand(batch, 3, generator=generator) - 0.5)
-    colour = torch.rand(batch, 3, generator=generator)
-    light = torch.rand(batch, 1, generator=generator) < 0.5
-    return torch.where(light, grey + tint, colour).clamp(0, 1)
-
-
-def weighted_sum(terms: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
-    """Sum of the terms that have a weight; a term that is missing counts as 0."""
-    total = torch.zeros(())
-    for name, weight in weights.items():
-        if weight > 0 and name in terms:
-            total = total + weight * terms[name]
-    return total
-
-
-def split_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Parameters of hash grids, and all others; the two learn at different rates (method A.7)."""
-    from headsculpt.representations.encodings import HashGrid
-
-    grid = [p for m in module.modules() if isinstance(m, HashGrid) for p in m.parameters()]
-    ids = {id(p) for p in grid}
-    return grid, [p for p in module.parameters() if p.requires_grad and id(p) not in ids]
-
-
-def drop_bad_gradients(module: nn.Module) -> None:
-    """Zeros gradient elements that are not finite, so that one bad sample cannot end a run."""
-    for parameter in module.parameters():
-        if parameter.grad is not None:
-            torch.nan_to_num_(parameter.grad, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def load_guiding_prior(config: SculptConfig, device: torch.device) -> Prior:
@@ -507,76 +359,6 @@ def diffusion_guides(
         )
         for name, stage in (("coarse", config.coarse), ("fine", config.fine))
     }
-
-
-def new_nerf(config: SculptConfig, vertices: np.ndarray, faces: np.ndarray) -> NeRF:
-    """The coarse representation before its first step."""
-    from headsculpt.representations.density_prior import DensityPrior
-    from headsculpt.representations.nerf import NeRF
-
-    coarse = config.coarse
-    if coarse.prior_kind == "blob":
-        prior = DensityPrior.blob(inside=coarse.prior_inside)
-    else:
-        prior = DensityPrior.from_mesh(
-            vertices, faces, kind=coarse.prior_kind, inside=coarse.prior_inside, slope=coarse.prior_slope
-        )
-    return NeRF(
-        density_prior=prior,
-        levels=coarse.hash_levels,
-        finest_resolution=coarse.hash_finest,
-        log2_table=coarse.hash_log2_table,
-        samples=coarse.samples,
-    )
-
-
-def paint_start(config: SculptConfig, nerf: NeRF, vertices: np.ndarray) -> None:
-    """Gives the field the plain colours of the head that it starts from."""
-    from headsculpt.heads.builtin import builtin_head
-    from headsculpt.heads.colours import outer_faces, plain_colours
-    from headsculpt.representations.fields import paint
-
-    device, head = next(nerf.parameters()).device, builtin_head()
-    paint(
-        nerf.field,
-        torch.from_numpy(vertices).float().to(device),
-        torch.from_numpy(outer_faces(head, vertices)).long().to(device),
-        torch.from_numpy(plain_colours(head)).to(device),
-        torch.Generator().manual_seed(config.seed),
-        steps=config.coarse.paint_steps,
-    )
-
-
-def new_dmtet(config: SculptConfig, nerf: NeRF) -> DMTet:
-    """The fine representation, from the coarse one."""
-    from headsculpt.representations.dmtet import DMTet
-
-    return DMTet.from_field(nerf, resolution=config.fine.tet_resolution)
-
-
-def match_appearance(
-    config: SculptConfig, nerf: NeRF, fine: FineStage, size: int = 96, batch: int = 4
-) -> None:
-    """Trains a fresh mesh until it looks as the NeRF does that it was made from."""
-    from copy import deepcopy
-
-    original = deepcopy(nerf)  # the mesh's colour field shares the NeRF's parameters
-    generator = torch.Generator().manual_seed(config.seed)
-    optimiser = fine.optimiser()
-    device = next(nerf.parameters()).device
-    for _ in range(config.fine.match_steps):
-        cameras = training_cameras(config, batch, size, generator).to(device)
-        background = random_background(batch, generator).to(device)
-        with torch.no_grad():
-            target = original.render(cameras, background=background)
-        own = fine.dmtet.render(cameras, background=background)
-        loss = (own.rgb - target.rgb).abs().mean() + fine.regularisation(0.0)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        drop_bad_gradients(fine.module)
-        for group in optimiser.param_groups:
-            group["lr"] *= 0.97
-        optimiser.step()
 
 
 @torch.no_grad()

@@ -113,7 +113,8 @@ def test_all_settings_of_the_rows_are_known_or_those_of_edits(ablations) -> None
 
 def test_without_a_density_prior_there_is_no_head(ablations) -> None:
     from headsculpt.representations.density_prior import DensityPrior
-    from headsculpt.sculpting import new_nerf, starting_head
+    from headsculpt.sculpting import starting_head
+    from headsculpt.sculpting_stages import new_nerf
 
     config = load_config("draft", ["coarse.prior_kind=blob", "coarse.hash_log2_table=8", "coarse.hash_levels=2"])
     vertices, faces, _ = starting_head(config, None)

@@ -77,6 +77,29 @@ def test_sampled_cameras_cover_the_circle_and_follow_the_generator():
     assert float(gaps.max()) < 180 and (first.azimuth_deg >= -180).all() and (first.azimuth_deg < 180).all()
 
 
+def test_the_closest_framing_holds_a_face_from_brows_to_lips():
+    from headsculpt.cameras import CLOSEST_HALF_HEIGHT
+    from headsculpt.heads.builtin import builtin_head
+
+    head = builtin_head()
+    vertices = torch.from_numpy(head.vertices()).float()
+    camera = framed([0.0], 5.0, CLOSEST_HALF_HEIGHT, fov_y_deg=26.0)
+    for contour in ("left_brow", "right_brow", "left_eye", "right_eye", "lips_outer"):
+        pixels = camera.pixels(vertices[torch.from_numpy(head.landmarks[contour]).long()])[0]
+        assert 0 < pixels.min() and pixels.max() < 128, contour
+    eye = camera.pixels(vertices[torch.from_numpy(head.landmarks["left_eye"]).long()])[0, :, 0]
+    assert float(eye.max() - eye.min()) > 24  # of 128 pixels
+
+
+def test_close_ups_look_at_faces_within_their_own_range():
+    cameras = sample_head_cameras(
+        64, torch.Generator().manual_seed(0), jitter=0.0, face_share=1.0, face_half_height=(0.4, 0.5)
+    )
+    half = cameras.origins.sub(torch.tensor([0.0, 0.05, 0.0])).norm(dim=-1) * torch.tan(0.5 * cameras.fov_y_rad)
+    assert cameras.azimuth_deg.abs().max() <= 60
+    assert 0.38 < half.min() and half.max() < 0.52
+
+
 def test_resizing_and_indexing_keep_the_views():
     cameras = turntable(6, resolution=32)
     point = torch.tensor([[0.3, 0.2, 0.1]])

@@ -38,7 +38,7 @@ ELEVATION_DEG = 5.0
 # (azimuth, half height): front, three-quarter, side and back of the bust, and the face from nearer.
 READ_VIEWS = (
     (0.0, 1.0), (35.0, 1.0), (-35.0, 1.0), (80.0, 1.0), (-80.0, 1.0), (140.0, 1.0), (-140.0, 1.0), (180.0, 1.0),
-    (0.0, 0.7), (25.0, 0.7), (-25.0, 0.7),
+    (0.0, 0.7), (25.0, 0.7), (-25.0, 0.7), (0.0, 0.5), (30.0, 0.5), (-30.0, 0.5),
 )  # fmt: skip
 SHEET_VIEWS = (0, 1, 3, 7)  # of READ_VIEWS: front, three-quarter, side, back
 JANUS_BACK_DEG = (150.0, 165.0, 180.0, 195.0, 210.0)

@@ -33,6 +33,11 @@ CLOSEST_FRAMING: dict[str, float] = {
     "clothing_colour": 0.72,
     "hair_style": 0.58,
     "headwear": 0.52,
+    "headwear_colour": 0.52,
+    "hair_colour": 0.48,
+    "ears": 0.46,
+    "earrings": 0.46,
+    "face": 0.46,
 }
 COVERING_HATS = ("baseball cap", "beanie", "cowboy hat", "top hat")
 BRIMMED_HATS = ("baseball cap", "cowboy hat", "top hat")

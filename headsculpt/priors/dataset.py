@@ -26,11 +26,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from headsculpt.cameras import CLOSEST_HALF_HEIGHT, WIDEST_HALF_HEIGHT, Cameras, framed
+from headsculpt.cameras import (
+    CLOSE_UP_HALF_HEIGHT,
+    CLOSEST_HALF_HEIGHT,
+    HEAD_HALF_HEIGHT,
+    WIDEST_HALF_HEIGHT,
+    Cameras,
+    framed,
+)
 from headsculpt.synthesis.attributes import Attributes
 
 VIEWS_PER_FIGURE = 4
 FIGURES_PER_SHARD = 256
+FACE_SHARE = 0.4  # of the views are close-ups: an eye in a picture of the head is two latents wide, here four
 # Three captions of an image say nearly all that it shows, which teaches more than a few words do, and makes
 # what goes unsaid mean "none"; the fourth is as short as users write. Nearly all name the view, as the loop does.
 CAPTION_STYLES: tuple[dict[str, float], ...] = (
@@ -41,22 +49,23 @@ DONE = "figures.json"  # written last, so a shard that has it is whole
 
 
 def sample_views(count: int, rng: np.random.Generator, image_size: int = 128) -> tuple[Cameras, NDArray]:
-    """Cameras as the sculpting loop places them, with half as many again around the front.
+    """Cameras as the sculpting loop places them: two in five look closely at a face.
 
     Returns:
         ``count`` cameras, and ``(count, 3)`` float32 azimuth_deg, elevation_deg, half_height.
     """
     azimuth = rng.uniform(-180, 180, count)
-    front = rng.random(count) < 1 / 3
-    azimuth = np.where(front, rng.uniform(-90, 90, count), azimuth)
-    elevation = np.where(
-        rng.random(count) < 0.5, np.clip(rng.normal(5, 7, count), -15, 35), rng.uniform(-15, 35, count)
-    )
+    level = np.clip(rng.normal(5, 7, count), -15, 35)
+    elevation = np.where(rng.random(count) < 0.5, level, rng.uniform(-15, 35, count))
     half = np.where(
         rng.random(count) < 0.6,
         rng.uniform(0.7, 1.0, count),
-        rng.uniform(CLOSEST_HALF_HEIGHT, WIDEST_HALF_HEIGHT, count),
+        rng.uniform(HEAD_HALF_HEIGHT, WIDEST_HALF_HEIGHT, count),
     )
+    face = rng.random(count) < FACE_SHARE
+    azimuth = np.where(face, rng.uniform(-80, 80, count), azimuth)
+    elevation = np.where(face, level, elevation)
+    half = np.where(face, rng.uniform(CLOSEST_HALF_HEIGHT, CLOSE_UP_HALF_HEIGHT, count), half)
     offset = rng.normal(0, 0.04, (count, 3)) * half[:, None]
     fov = rng.uniform(20, 32, count)
     views = np.stack([azimuth, elevation, half], 1).astype(np.float32)

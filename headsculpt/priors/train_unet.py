@@ -30,7 +30,7 @@ from headsculpt.priors.training import Stage
 log = logging.getLogger(__name__)
 
 EMPTY_SHARE = 0.1  # of the texts are dropped, so that guidance has its unconditional half
-MAPPED_SHARE = 0.3  # of the images that show a face come with their landmark map
+MAPPED_SHARE = 0.5  # of the images that show a face come with their landmark map
 SNR_CAP = 5.0  # gamma of min-SNR weighting, Hang et al. 2023
 
 SHEET_TEXTS = (
