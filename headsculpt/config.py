@@ -211,6 +211,32 @@ class FineConfig:
 
 
 @dataclass
+class RefineConfig:
+    """The last look at the mesh, see :mod:`headsculpt.refining`; only its colours change. Values are ours.
+
+    Attributes:
+        steps: optimiser steps for each of its views; 0 leaves it out.
+        lr_grid, lr_network: of the colour field.
+        keep_weight: of views from behind, which are to stay as they are.
+        t_max_start, t_max_end: noise of the first view's picture, and of the last one's.
+        t_window: how far below that it may be.
+        denoise_steps: DDIM steps of each picture.
+        Others: as in :class:`CoarseConfig`.
+    """
+
+    steps: int = 20
+    lr_grid: float = 1e-2
+    lr_network: float = 1e-3
+    keep_weight: float = 0.5
+    guidance_scale: float = 3.0
+    t_min: float = 0.02
+    t_max_start: float = 0.65
+    t_max_end: float = 0.20
+    t_window: float = 0.02
+    denoise_steps: int = 12
+
+
+@dataclass
 class EditConfig:
     """An edit of a finished head: identity-aware editing (HeadSculpt, method A.10). No instruction, no edit.
 
@@ -260,6 +286,7 @@ class SculptConfig:
     cameras: CameraConfig = field(default_factory=CameraConfig)
     coarse: CoarseConfig = field(default_factory=CoarseConfig)
     fine: FineConfig = field(default_factory=FineConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
     edit: EditConfig = field(default_factory=EditConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     checkpoint_every_s: float = 20.0

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # Mini family: seconds for one image of one step, everything included; CPU: measured on two cores
 # (docs/benchmarks.md), CUDA: not measured.
 _SECONDS = {"cpu": (0.125, 0.220), "cuda": (0.012, 0.015)}
+_REFINE_SECONDS = {"cpu": 0.12, "cuda": 0.012}  # a step of the last look
 _FIXED_SECONDS = {"mini": 35.0, "sd": 90.0}  # imports, weights, meshing, texture, pictures
 _MINI_GB = 1.1
 
@@ -71,12 +72,15 @@ def estimate(
     kind = "cuda" if device_type == "cuda" else "cpu"
     if _is_large(config.prior.name):
         return _estimate_large(config, kind, teraflops)
+    from headsculpt.refining import refine_steps  # which loads torch
+
     coarse, fine = _SECONDS[kind]
     speed = (max(1, cores) / 2) ** 0.7 if kind == "cpu" else 1.0
     coarse_pixels = (config.coarse.render_size / 64) ** 2
     fine_pixels = (config.fine.render_size / 256) ** 2
     seconds = config.coarse.steps * config.coarse.batch * coarse * (0.6 + 0.4 * coarse_pixels)
     seconds += config.fine.steps * config.fine.batch * fine * (0.6 + 0.4 * fine_pixels)
+    seconds += refine_steps(config) * _REFINE_SECONDS[kind] * (0.6 + 0.4 * fine_pixels)
     if config.edit.instruction:
         seconds *= _EDIT
     basis = "" if kind == "cpu" else "not measured on CUDA yet"

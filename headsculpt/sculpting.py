@@ -1,4 +1,4 @@
-"""The loop: cameras -> rendering -> guidance -> step, first on a NeRF, then on the mesh made from it.
+"""The loop: cameras -> rendering -> guidance -> step, first on a NeRF, then on the mesh made from it; a last look.
 
 Read it top to bottom and copy out what you want to change: :func:`sculpt` builds the two stages,
 :func:`run_stage` is the loop that both share.
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from headsculpt.cameras import framed
 from headsculpt.config import SculptConfig
 from headsculpt.meshes import Mesh
+from headsculpt.refining import refine_colours, refine_steps
 from headsculpt.run_folder import RunFolder
 from headsculpt.sculpting_stages import (
     CoarseStage,
@@ -83,7 +84,7 @@ def sculpt(
         config: all settings; its seed is the only source of randomness.
         run: folder for checkpoints, previews and progress.
         guidance: replaces score distillation in both stages; any function
-            ``(rendering, cameras, progress, generator) -> loss`` will do.
+            ``(rendering, cameras, progress, generator) -> loss`` will do. There is no refinement then.
         progress: called after each step; KeyboardInterrupt raised from it is kept as a checkpoint.
 
     Returns:
@@ -137,6 +138,8 @@ def sculpt(
     if resumed is None and config.fine.match_steps:
         match_appearance(config, coarse.nerf, fine)
     run_stage(fine, guide["fine"], config, run, generator, clock, resumed, extra={"coarse": keep})
+    if guides and config.refine.steps:
+        refine(fine, guides["refine"], config, run, clock)
 
     with torch.no_grad():
         mesh = fine.dmtet.mesh()
@@ -226,12 +229,29 @@ def run_stage(
             image = preview(stage)
             run.save_preview(f"{stage.name}-{step + 1:05d}", image)
         try:
-            clock.report(stage, step + 1, float(loss.detach()), seconds, image)
+            clock.report(stage.name, step + 1, stage.steps, float(loss.detach()), seconds, image)
         except KeyboardInterrupt:
             save(step + 1)
             raise
         if clock.checkpoint_due(config.checkpoint_every_s) or step + 1 == stage.steps:
             save(step + 1)
+
+
+def refine(fine: FineStage, guidance: Guidance, config: SculptConfig, run: RunFolder, clock: Clock) -> None:
+    """The last look; a run that is stopped here goes on from the end of the fine stage."""
+    started, steps = time.perf_counter(), refine_steps(config)
+
+    def report(step: int, loss: float) -> None:
+        nonlocal started
+        seconds = time.perf_counter() - started
+        run.log({"stage": "refine", "step": step, "loss": loss, "seconds": round(seconds, 4)})
+        image = preview(fine) if clock.preview_due(config.preview_every_s) or step == steps else None
+        if image is not None:
+            run.save_preview(f"refine-{step:05d}", image)
+        clock.report("refine", step, steps, loss, seconds, image)
+        started = time.perf_counter()
+
+    refine_colours(config, fine, guidance, report)
 
 
 class Clock:
@@ -241,7 +261,9 @@ class Clock:
         self.callback = callback
         self.started = self.last_preview = self.last_checkpoint = time.monotonic()
         self.step_seconds: dict[str, float] = {}
-        self.fine_steps = config.fine.steps
+        # What comes after, in steps of the stage that runs; one that only fits colours takes about a third.
+        last = refine_steps(config) / 3
+        self.steps_after = {"coarse": config.fine.steps + last, "fine": last}
 
     def preview_due(self, every_s: float) -> bool:
         now = time.monotonic()
@@ -257,17 +279,17 @@ class Clock:
         self.last_checkpoint = now
         return True
 
-    def report(self, stage: Stage, step: int, loss: float, seconds: float, image: np.ndarray | None) -> None:
+    def report(
+        self, stage: str, step: int, steps: int, loss: float, seconds: float, image: np.ndarray | None
+    ) -> None:
         if self.callback is None:
             return
         # The first step of a stage compiles kernels, so the second replaces it in the estimate.
-        usual = self.step_seconds.get(stage.name, seconds) if step > 2 else seconds
-        self.step_seconds[stage.name] = 0.9 * usual + 0.1 * seconds
-        eta = (stage.steps - step) * self.step_seconds[stage.name]
-        if stage.name == "coarse":
-            eta += self.fine_steps * self.step_seconds[stage.name]
+        usual = self.step_seconds.get(stage, seconds) if step > 2 else seconds
+        self.step_seconds[stage] = 0.9 * usual + 0.1 * seconds
+        eta = (steps - step + self.steps_after.get(stage, 0)) * self.step_seconds[stage]
         elapsed = time.monotonic() - self.started
-        self.callback(Progress(stage.name, step, stage.steps, loss, elapsed, eta, image))
+        self.callback(Progress(stage, step, steps, loss, elapsed, eta, image))
 
 
 def learning_rate_factor(progress: float) -> float:
@@ -320,7 +342,7 @@ def diffusion_guides(
     faces: np.ndarray,
     contours: dict[str, np.ndarray],
 ) -> dict[str, Guidance]:
-    """Score distillation for each stage, with landmark control where the prior has it."""
+    """Guidance for each stage and for the last look, with landmark control where the prior has it."""
     from headsculpt.guidance.backbone import LatentDiffusion
     from headsculpt.guidance.landmark_control import LandmarkControl
     from headsculpt.guidance.score_distillation import ScoreDistillation
@@ -345,11 +367,13 @@ def diffusion_guides(
             drawing=config.guidance.landmark_drawing,  # type: ignore[arg-type]
             scale=config.prior.control_scale,
         )
+    # The last look learns pictures, whichever score and residual the stages before it take.
+    pictures = replace(config.guidance, score="sds", latent_weight=0.0, image_weight=1.0)
     return {
         name: ScoreDistillation(
             backbone,
             config.prompt,
-            config.guidance,
+            pictures if name == "refine" else config.guidance,
             stage,
             landmarks=landmarks,
             negative_prompt=config.negative_prompt,
@@ -357,7 +381,7 @@ def diffusion_guides(
             seed=config.seed,
             particles=particles,
         )
-        for name, stage in (("coarse", config.coarse), ("fine", config.fine))
+        for name, stage in (("coarse", config.coarse), ("fine", config.fine), ("refine", config.refine))
     }
 
 

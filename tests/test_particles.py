@@ -107,6 +107,7 @@ def test_a_run_with_vsd_resumes_bit_for_bit(tmp_path, monkeypatch: pytest.Monkey
         "guidance.score=vsd", "guidance.lora_rate=1e-2", "guidance.latent_weight=1", "guidance.image_weight=0",
         "coarse.steps=3", "coarse.batch=1", "coarse.render_size=16", "coarse.samples=8", "coarse.hash_levels=4",
         "fine.steps=2", "fine.batch=1", "fine.render_size=24", "fine.tet_resolution=16",
+        "refine.steps=1", "refine.denoise_steps=1",
         "prior.dtype=float32", "checkpoint_every_s=0", "preview_every_s=1000",
     ]  # fmt: skip
     config = load_config("draft", settings, prompt="an elf", device="cpu")
@@ -116,12 +117,12 @@ def test_a_run_with_vsd_resumes_bit_for_bit(tmp_path, monkeypatch: pytest.Monkey
         pass
 
     def stop(progress):
-        if progress.step == 2:  # in the coarse stage, then in the fine one
+        if progress.step == 2:  # in the coarse stage, then in the fine one, then in the last look
             raise Killed
 
     whole = sculpting.sculpt(config, RunFolder.create(tmp_path / "whole", config)).mesh
     run = RunFolder.create(tmp_path / "cut", config)
-    for _ in range(2):
+    for _ in range(3):
         with pytest.raises(Killed):
             sculpting.sculpt(config, run, progress=stop)
     resumed = sculpting.sculpt(config, RunFolder.open(tmp_path / "cut")).mesh

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from headsculpt.cameras import Cameras
-from headsculpt.config import CoarseConfig, FineConfig, GuidanceConfig
+from headsculpt.config import CoarseConfig, FineConfig, GuidanceConfig, RefineConfig
 from headsculpt.guidance.backbone import Control, LatentDiffusion
 from headsculpt.guidance import scores
 from headsculpt.guidance.classifier_free import classifier_free_guidance
@@ -47,7 +47,7 @@ Predictions = Callable[[Tensor, Tensor, Sequence[str]], Sequence[Tensor]]
 
 
 def annealed_timesteps(
-    batch: int, progress: float, stage: CoarseConfig | FineConfig, count: int, generator: torch.Generator
+    batch: int, progress: float, stage: CoarseConfig | FineConfig | RefineConfig, count: int, generator: torch.Generator
 ) -> Tensor:
     """Random timesteps ``(batch,)`` from a range whose upper end falls over the stage (HiFA; ProlificDreamer).
 
@@ -106,7 +106,7 @@ class ScoreDistillation:
         backbone: LatentDiffusion,
         prompt: str,
         config: GuidanceConfig,
-        stage: CoarseConfig | FineConfig,
+        stage: CoarseConfig | FineConfig | RefineConfig,
         *,
         landmarks: Callable[[Cameras], Control] | None = None,
         negative_prompt: str = "",
@@ -279,7 +279,7 @@ class ScoreDistillation:
         return x.permute(0, 2, 3, 1)
 
 
-def named_score(config: GuidanceConfig, stage: CoarseConfig | FineConfig) -> Callable[[Step], Tensor]:
+def named_score(config: GuidanceConfig, stage: CoarseConfig | FineConfig | RefineConfig) -> Callable[[Step], Tensor]:
     """The score that the configuration names, with its settings.
 
     Raises:

@@ -1,0 +1,90 @@
+"""The last look: each view is asked once and learnt; the shape and the back stay."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from headsculpt.cameras import framed
+from headsculpt.config import load_config
+from headsculpt.guidance.score_distillation import GuidanceRecord
+from headsculpt.refining import VIEWS, refine_colours, refine_steps
+from headsculpt.representations.dmtet import DMTet
+from headsculpt.representations.encodings import HashGrid
+from headsculpt.sculpting_stages import FineStage
+
+CONFIG = load_config(
+    "draft", ["fine.render_size=32", "fine.tet_resolution=20", "refine.steps=8"], prompt="an egg", device="cpu"
+)
+
+
+class Paint(nn.Module):
+    """A small hash-grid colour field that starts grey."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.grid = HashGrid(levels=4, finest_resolution=32, log2_table=12)
+        self.out = nn.Linear(8, 3)  # 4 levels of 2 features
+
+    def forward(self, points):
+        return torch.sigmoid(self.out(self.grid(points * 0.5 + 0.5)))
+
+
+def egg_stage() -> FineStage:
+    def ball(points):
+        return 0.6 - points.norm(dim=-1)  # inside positive, as a density's logarithm
+
+    dmtet = DMTet.from_field(lambda x: ball(x).mul(20).exp(), resolution=20, colour_field=Paint(), bound=1.0)
+    return FineStage(dmtet, CONFIG)
+
+
+def image(stage: FineStage, azimuth_deg: float) -> torch.Tensor:
+    with torch.no_grad():
+        return stage.dmtet.render(framed([azimuth_deg], 5.0, 0.7, height=32, width=32), shaded=False).rgb[0]
+
+
+def reddening(asked: list[tuple[float, float]]):
+    """A guidance whose picture is a red one of the same shape, and who notes what it was asked."""
+
+    def guidance(rendering, cameras, progress, generator):
+        asked.append((float(cameras.azimuth_deg[0]), progress))
+        red = torch.tensor([0.9, 0.1, 0.1]) * rendering.opacity + 0.85 * (1 - rendering.opacity)
+        return rendering.rgb.sum() * 0, GuidanceRecord(0.5, 0.0, red.detach())
+
+    return guidance
+
+
+def test_views_are_asked_once_in_order_and_learnt_while_shape_and_back_stay():
+    stage, asked, losses = egg_stage(), [], []
+    sdf, deform = stage.dmtet.sdf.detach().clone(), stage.dmtet.deform.detach().clone()
+    front, back = image(stage, 0.0), image(stage, 180.0)
+    refine_colours(CONFIG, stage, reddening(asked), lambda step, loss: losses.append(loss))
+    assert [azimuth for azimuth, _ in asked] == [azimuth for azimuth, _ in VIEWS]
+    progress = [p for _, p in asked]
+    assert progress == sorted(progress) and progress[0] == 0 and progress[-1] < 1
+    assert len(losses) == refine_steps(CONFIG) == 8 * len(VIEWS)
+    assert torch.equal(stage.dmtet.sdf, sdf) and torch.equal(stage.dmtet.deform, deform)
+    changed_front = (image(stage, 0.0) - front).abs().mean()
+    changed_back = (image(stage, 180.0) - back).abs().mean()
+    middle = image(stage, 0.0)[16, 16]
+    assert middle[0] > middle[1] + 0.3
+    assert changed_back < 0.35 * changed_front
+
+
+def test_it_is_the_same_every_time():
+    first, second = egg_stage(), egg_stage()
+    for stage in (first, second):
+        torch.rand(5)  # what others draw must not matter
+        refine_colours(CONFIG, stage, reddening([]))
+    assert torch.equal(image(first, 20.0), image(second, 20.0))
+
+
+@pytest.mark.parametrize("guidance", [
+    lambda rendering, cameras, progress, generator: rendering.rgb.sum(),
+    lambda rendering, cameras, progress, generator: (rendering.rgb.sum(), GuidanceRecord(0.5, 0.0)),
+])  # fmt: skip
+def test_a_guidance_without_pictures_is_refused(guidance):
+    with pytest.raises(ValueError, match="this guidance gives none .* set refine.steps=0"):
+        refine_colours(CONFIG, egg_stage(), guidance)
