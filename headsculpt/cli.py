@@ -388,7 +388,7 @@ def fit(
         Path | None, typer.Option(help="Camera file of NeRF-synthetic's form; IMAGES/transforms.json by default.")
     ] = None,
     representation: Annotated[
-        str, typer.Option(help="nerf; neus; dmtet: a NeRF, then a surface; texture: the colours of --mesh.")
+        str, typer.Option(help="nerf; neus; dmtet: a NeuS, then a surface; texture: the colours of --mesh.")
     ] = "dmtet",
     mesh: Annotated[Path | None, typer.Option(help="Mesh file whose texture is wanted.")] = None,
     mesh_frame: Annotated[

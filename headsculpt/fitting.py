@@ -115,7 +115,7 @@ def fit(
         images: ``(N, H, W, 3 or 4)`` float in [0, 1]; the fourth channel is the object's opacity. Without it
             the background must be one plain colour, which is read from the images' borders.
         cameras: N views of H rows and W columns, with the object in [-1, 1]^3.
-        representation: "nerf"; "neus", a surface as a signed distance; "dmtet", a NeRF first, then the
+        representation: "nerf"; "neus", a surface as a signed distance; "dmtet", a NeuS first, then the
             surface made from it; or "texture", the colours of ``mesh`` alone.
         steps: of the optimiser, all stages together.
         seed: of all randomness.
@@ -146,7 +146,7 @@ def fit(
     test = [i for i in range(len(images)) if hold_out and i % hold_out == hold_out - 1]
     train = photographs.some([i for i in range(len(images)) if i not in test])
     mesh_steps = min(round(steps * settings.mesh_share), steps - 1) if representation == "dmtet" else 0
-    first = "nerf" if representation == "dmtet" else representation
+    first = "neus" if representation == "dmtet" else representation
     report = _Report(progress, {first: steps - mesh_steps, "mesh": mesh_steps})
     checkpoint = checkpoint or FitCheckpoint(None)
     checkpoint.begin(

@@ -269,8 +269,8 @@ def test_a_ball_is_found_again():
     assert topology(found.mesh.faces).closed
     error = (found.mesh.vertices.norm(dim=-1) - RADIUS).abs()
     assert error.mean() < 0.09  # a pixel is 0.09, and the silhouettes' hull begins at 0.13
-    assert set(found.psnr) == {"nerf", "dmtet"}
-    assert found.psnr["nerf"] > grey_psnr() + 1 and found.psnr["dmtet"] > grey_psnr() + 3
+    assert set(found.psnr) == {"neus", "dmtet"}
+    assert found.psnr["neus"] > grey_psnr() + 1 and found.psnr["dmtet"] > grey_psnr() + 3
 
 
 @pytest.mark.parametrize("representation", ["nerf", "neus"])
@@ -289,7 +289,7 @@ def test_progress_counts_both_stages_and_the_light_can_be_left_out():
         images, cameras, steps=5, light="studio", hold_out=0, settings=TINY, progress=lambda p: seen.append(p)
     )
     assert [(p.stage, p.step, p.steps) for p in seen] == [
-        ("nerf", 1, 3), ("nerf", 2, 3), ("nerf", 3, 3), ("mesh", 1, 2), ("mesh", 2, 2),
+        ("neus", 1, 3), ("neus", 2, 3), ("neus", 3, 3), ("mesh", 1, 2), ("mesh", 2, 2),
     ]  # fmt: skip
     assert (found.held_out, found.psnr) == ([], {})
 
