@@ -217,21 +217,21 @@ class RefineConfig:
     Attributes:
         steps: optimiser steps for each of its views; 0 leaves it out.
         lr_grid, lr_network: of the colour field.
-        keep_weight: of views from behind, which are to stay as they are.
+        keep_weight: of views from behind, which are to stay as they are until their turn comes.
         t_max_start, t_max_end: noise of the first view's picture, and of the last one's.
         t_window: how far below that it may be.
         denoise_steps: DDIM steps of each picture.
         Others: as in :class:`CoarseConfig`.
     """
 
-    steps: int = 20
+    steps: int = 25
     lr_grid: float = 1e-2
     lr_network: float = 1e-3
     keep_weight: float = 0.5
     guidance_scale: float = 3.0
     t_min: float = 0.02
-    t_max_start: float = 0.65
-    t_max_end: float = 0.20
+    t_max_start: float = 0.80
+    t_max_end: float = 0.25
     t_window: float = 0.02
     denoise_steps: int = 12
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headsculpt.cameras import framed
+from headsculpt.cameras import Cameras, framed
 from headsculpt.config import SculptConfig
 from headsculpt.guidance.score_distillation import image_loss
 from headsculpt.sculpting_stages import FineStage, drop_bad_gradients, split_parameters
@@ -25,16 +25,17 @@ from headsculpt.sculpting_stages import FineStage, drop_bad_gradients, split_par
 if TYPE_CHECKING:
     from headsculpt.guidance.score_distillation import Guidance
 
-# (azimuth in degrees, half height): the face from near, then the head; halves of it where most is hidden last.
+# (azimuth in degrees, half height): the face from near, then the head from all around, then the face once more.
 VIEWS = (
     (0.0, 0.42), (32.0, 0.42), (-32.0, 0.42), (60.0, 0.48), (-60.0, 0.48), (0.0, 0.6),
-    (90.0, 0.8), (-90.0, 0.8), (0.0, 0.9), (40.0, 0.9), (-40.0, 0.9), (0.0, 0.42),
+    (0.0, 0.9), (90.0, 0.8), (-90.0, 0.8), (135.0, 0.85), (-135.0, 0.85), (180.0, 0.85), (40.0, 0.9), (-40.0, 0.9),
+    (0.0, 0.42),
 )  # fmt: skip
-# What is behind shares the colour field's tables with the face, and must not change with it.
-KEPT = ((90.0, 0.9), (125.0, 0.8), (155.0, 1.0), (180.0, 0.7), (-155.0, 1.0), (-125.0, 0.8), (-90.0, 0.9))
+# What is behind shares the colour field's tables with the face, so until their turn comes these views are learnt
+# as they are. Those of the face are not: they would keep what the first view has just replaced.
+BEHIND_DEG = 90.0
 ELEVATION_DEG = 5.0
 BACKGROUND = 0.85
-KEEP_SIZE = 128  # pixels
 
 # (step, loss) after each step
 Report = Callable[[int, float], None]
@@ -49,7 +50,7 @@ def refine_colours(
         config: ``config.refine`` has the numbers; the seed is the only randomness, so that a run that is
             interrupted here does it again to the same end.
         fine: changed in place.
-        guidance: asked once for each view, with the share of views done as progress; its record's target is the
+        guidance: asked once for each view, with a progress that rises from 0 to nearly 1; its record's target is the
             picture that is learnt.
         report: called after each step.
 
@@ -62,23 +63,28 @@ def refine_colours(
     rates = (refine.lr_grid, refine.lr_network)
     optimiser = torch.optim.Adam([{"params": grid}, {"params": network}], betas=(0.9, 0.99), eps=1e-15)
 
-    kept = [(_camera(*place, KEEP_SIZE), _grey()) for place in KEPT]
-    with torch.no_grad():
-        as_it_was = [_image(fine, *view, device) for view in kept]
-    targets: list[Tensor] = []
+    targets: dict[int, Tensor] = {}
+    kept: dict[int, Tensor] = {}
+    for number, (azimuth, _) in enumerate(VIEWS):
+        if abs(azimuth) >= BEHIND_DEG:
+            with torch.no_grad():
+                kept[number] = _image(config, fine, number)
     step = 0
-    for number, place in enumerate(VIEWS):
-        targets.append(_repainted(config, fine, guidance, place, number / len(VIEWS), generator))
+    for number in range(len(VIEWS)):
+        # Falls fast at first: after a few views most of the face is decided.
+        progress = 1 - (1 - number / len(VIEWS)) ** 2
+        targets[number] = _repainted(config, fine, guidance, number, progress, generator)
+        kept.pop(number, None)
         for repeat in range(refine.steps):
-            # The new view, one of those before it, and one from behind.
-            chosen = {number, int(torch.randint(number + 1, (), generator=generator))}
-            behind = int(torch.randint(len(kept), (), generator=generator))
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate * (1 - 0.7 * repeat / refine.steps)
-            loss = refine.keep_weight * image_loss(_image(fine, *kept[behind], device), as_it_was[behind])
-            for i in sorted(chosen):
-                image = _image(fine, _camera(*VIEWS[i], config.fine.render_size), _grey(), device)
-                loss = loss + image_loss(_shrunk(image, targets[i].shape[1]), targets[i])
+            # The new view, one of those before it, and one whose turn comes later.
+            loss = torch.zeros((), device=device)
+            for i in sorted({number, _any(list(targets), generator)}):
+                loss = loss + image_loss(_shrunk(_image(config, fine, i), targets[i].shape[1]), targets[i])
+            if kept:
+                i = _any(list(kept), generator)
+                loss = loss + refine.keep_weight * image_loss(_image(config, fine, i), kept[i])
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             drop_bad_gradients(fine.module)
@@ -94,14 +100,12 @@ def refine_steps(config: SculptConfig) -> int:
 
 @torch.no_grad()
 def _repainted(
-    config: SculptConfig, fine: FineStage, guidance: Guidance, place: tuple[float, float], progress: float,
-    generator: torch.Generator,
-) -> Tensor:  # fmt: skip
+    config: SculptConfig, fine: FineStage, guidance: Guidance, number: int, progress: float, generator: torch.Generator
+) -> Tensor:
     """``(1, h, w, 3)``: what the model makes of the mesh from there."""
-    device = fine.dmtet.sdf.device
-    camera = _camera(*place, config.fine.render_size).to(device)
-    rendering = fine.dmtet.render(camera, background=_grey().to(device))
-    rendering.background = _grey().to(device)
+    camera, background = _view(config, fine, number)
+    rendering = fine.dmtet.render(camera, background=background)
+    rendering.background = background
     result: Any = guidance(rendering, camera, progress, generator)
     record = result[1] if isinstance(result, tuple) else None
     if record is None or record.target is None:
@@ -112,16 +116,22 @@ def _repainted(
     return record.target
 
 
-def _camera(azimuth_deg: float, half_height: float, size: int) -> Any:
-    return framed([azimuth_deg], ELEVATION_DEG, half_height, height=size, width=size)
+def _view(config: SculptConfig, fine: FineStage, number: int) -> tuple[Cameras, Tensor]:
+    """Camera and background of a view."""
+    azimuth, half_height = VIEWS[number]
+    size, device = config.fine.render_size, fine.dmtet.sdf.device
+    camera = framed([azimuth], ELEVATION_DEG, half_height, height=size, width=size)
+    return camera.to(device), torch.full((1, 3), BACKGROUND, device=device)
 
 
-def _grey() -> Tensor:
-    return torch.full((1, 3), BACKGROUND)
+def _image(config: SculptConfig, fine: FineStage, number: int) -> Tensor:
+    """``(1, H, W, 3)``"""
+    camera, background = _view(config, fine, number)
+    return fine.dmtet.render(camera, background=background).rgb
 
 
-def _image(fine: FineStage, camera: Any, background: Tensor, device: torch.device) -> Tensor:
-    return fine.dmtet.render(camera.to(device), background=background.to(device)).rgb
+def _any(numbers: list[int], generator: torch.Generator) -> int:
+    return numbers[int(torch.randint(len(numbers), (), generator=generator))]
 
 
 def _shrunk(image: Tensor, size: int) -> Tensor:
