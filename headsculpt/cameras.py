@@ -287,11 +287,3 @@ def sample_head_cameras(
         height=height,
         width=width,
     )
-
-
-def turntable(
-    frames: int, *, elevation_deg: float = 8.0, resolution: int = 256, half_height: float = 1.05
-) -> Cameras:
-    """``frames`` cameras evenly around the head, starting in front."""
-    azimuth = torch.arange(frames, dtype=torch.float32) * (360.0 / frames)
-    return framed(azimuth, elevation_deg, half_height, height=resolution, width=resolution)

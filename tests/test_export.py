@@ -14,7 +14,7 @@ from headsculpt.export.fidelity import texture_fidelity
 from headsculpt.export.files import split_at_seams
 from headsculpt.export.gltf import glb_bytes, read_glb
 from headsculpt.export.unwrap import decimate, shape_of_surface, unwrap, without_folds
-from headsculpt.export.view import render_mesh, sample_texture, strip, turntable_frames, write_movie
+from headsculpt.export.view import around, render_mesh, sample_texture, strip, turntable_frames, write_movie
 from headsculpt.export.wavefront import obj_files, ply_bytes
 from headsculpt.meshes import Mesh
 
@@ -202,3 +202,13 @@ def test_turntables_move(tmp_path, name):
 
 def test_a_strip_has_four_views():
     assert strip(textured_egg(), 32).shape == (32, 128, 3)
+
+
+def test_pictures_of_the_whole_show_all_of_it_in_the_middle():
+    mesh = textured_egg()
+    moved = Mesh(mesh.vertices * 0.6 + torch.tensor([0.0, -0.3, 0.0]), mesh.faces, mesh.colours, mesh.uv, mesh.texture)
+    cameras = around(moved, [0.0, 45.0, 90.0, 180.0], 6.0, 64)
+    pixels = cameras.pixels(moved.vertices)
+    assert pixels.min() > 0 and pixels.max() < 64
+    assert (pixels.amax(1) - pixels.amin(1)).amax() > 48  # and it is not small
+    assert ((pixels.amax(1) + pixels.amin(1)) / 2 - 32).abs().max() < 3

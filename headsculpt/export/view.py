@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headsculpt.cameras import Cameras, framed, turntable
+from headsculpt.cameras import Cameras, framed, framing_target
 from headsculpt.meshes import Mesh, topology, vertex_normals
 from headsculpt.rendering import Rendering, shading
 from headsculpt.representations.rasterise import antialias, rasterise
 
 BACKGROUND = (0.92, 0.92, 0.93)
 STRIP_AZIMUTHS_DEG = (0.0, 45.0, 90.0, 180.0)  # front, three-quarter, side, back
+FOV_Y_DEG = 25.0
 MOVIE_SUFFIXES = (".webp", ".gif", ".mp4", ".png")
 
 
@@ -85,15 +88,28 @@ def to_uint8(rgb: Tensor) -> NDArray:
     return (rgb.clamp(0, 1) * 255 + 0.5).to(torch.uint8).numpy()
 
 
+def around(mesh: Mesh, azimuth_deg: Sequence[float] | Tensor, elevation_deg: float, size: int) -> Cameras:
+    """Cameras that show the whole mesh from these sides, in the middle of the picture and equally large."""
+    vertices = mesh.vertices.detach().cpu()
+    middle = 0.5 * (vertices[:, 1].min() + vertices[:, 1].max())
+    # A vertex is nearest to a camera, and so largest, when it has turned to the front.
+    reach = vertices[:, [0, 2]].norm(dim=-1)
+    nearest = (vertices[:, 1] - middle).abs() + reach * math.tan(math.radians(0.5 * FOV_Y_DEG))
+    half = 1.03 * torch.maximum(nearest.max(), 1.03 * reach.max()).reshape(1)
+    middle = middle.reshape(1) - framing_target(half)
+    offset = torch.stack([torch.zeros(1), middle, torch.zeros(1)], -1).float()
+    return framed(azimuth_deg, elevation_deg, half, fov_y_deg=FOV_Y_DEG, offset=offset, height=size, width=size)
+
+
 def strip(mesh: Mesh, size: int = 384) -> NDArray:
     """Front, three-quarter, side and back in one picture, ``(size, 4 size, 3)`` uint8."""
-    cameras = framed(list(STRIP_AZIMUTHS_DEG), 6.0, 1.0, height=size, width=size)
+    cameras = around(mesh, STRIP_AZIMUTHS_DEG, 6.0, size)
     return np.concatenate(list(to_uint8(render_mesh(mesh, cameras).rgb)), 1)
 
 
 def turntable_frames(mesh: Mesh, frames: int, size: int, elevation_deg: float = 8.0) -> list[NDArray]:
     """``frames`` pictures ``(size, size, 3)`` uint8 around the head, from the front."""
-    cameras = turntable(frames, elevation_deg=elevation_deg, resolution=size)
+    cameras = around(mesh, torch.arange(frames) * (360.0 / frames), elevation_deg, size)
     return list(to_uint8(render_mesh(mesh, cameras).rgb))
 
 
