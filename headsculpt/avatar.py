@@ -127,7 +127,7 @@ class Avatar:
         Args:
             instruction: what to change: "give him a red cowboy hat".
             strength: 0 keeps to what the head is, 1 follows the instruction alone, more exaggerates (w_e of
-                HeadSculpt); None is 0.6.
+                HeadSculpt); None is 0.95.
             seed: None takes that of this head.
             out, device, guidance, overrides, progress: as in :meth:`from_prompt`.
 

@@ -92,7 +92,7 @@ def edit(
         Path | None, typer.Option(help="Run folder; runs/ and the instruction's words by default.")
     ] = None,
     strength: Annotated[
-        float | None, typer.Option(help="0 keeps the head as it is, 1 follows the instruction alone; 0.6 by default.")
+        float | None, typer.Option(help="0 keeps the head as it is, 1 follows the instruction alone; 0.95 by default.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of all randomness; the head's own by default.")] = None,
     device: Device = "auto",

@@ -253,7 +253,7 @@ class EditConfig:
     """
 
     instruction: str = ""
-    strength: float = 0.6
+    strength: float = 0.95
     reference: bool = True
     target_share: float = 0.5
     mask: bool = True

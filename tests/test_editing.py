@@ -225,6 +225,6 @@ def test_the_reference_is_the_finished_mesh_over_the_same_background():
 
 def test_a_preset_knows_nothing_of_edits_until_there_is_an_instruction():
     config = load_config("mini", prompt="an elf")
-    assert not config.edit.instruction and config.edit.strength == 0.6 and config.edit.mask
+    assert not config.edit.instruction and config.edit.strength == 0.95 and config.edit.mask
     assert load_config("sd15", prompt="an elf").edit.target_share == 0.0
     assert replace(config.edit, instruction="x") != config.edit
