@@ -14,12 +14,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from headsculpt.cameras import Cameras, framed
 from headsculpt.config import SculptConfig
-from headsculpt.guidance.score_distillation import image_loss
+from headsculpt.guidance.score_distillation import at_size, image_loss
 from headsculpt.sculpting_stages import FineStage, drop_bad_gradients, split_parameters
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ def refine_colours(
             # The new view, one of those before it, and one whose turn comes later.
             loss = torch.zeros((), device=device)
             for i in sorted({number, _any(list(targets), generator)}):
-                loss = loss + image_loss(_shrunk(_image(config, fine, i), targets[i].shape[1]), targets[i])
+                loss = loss + image_loss(at_size(_image(config, fine, i), targets[i].shape[1]), targets[i])
             if kept:
                 i = _any(list(kept), generator)
                 loss = loss + refine.keep_weight * image_loss(_image(config, fine, i), kept[i])
@@ -132,13 +131,3 @@ def _image(config: SculptConfig, fine: FineStage, number: int) -> Tensor:
 
 def _any(numbers: list[int], generator: torch.Generator) -> int:
     return numbers[int(torch.randint(len(numbers), (), generator=generator))]
-
-
-def _shrunk(image: Tensor, size: int) -> Tensor:
-    """``(B, H, W, 3)`` at ``size`` pixels, as the diffusion model saw it."""
-    if image.shape[1] == size:
-        return image
-    x = F.interpolate(
-        image.permute(0, 3, 1, 2), (size, size), mode="bilinear", align_corners=False, antialias=image.shape[1] > size
-    )
-    return x.permute(0, 2, 3, 1)

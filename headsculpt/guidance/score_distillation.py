@@ -78,6 +78,17 @@ def image_loss(rgb: Tensor, target: Tensor) -> Tensor:
     return F.smooth_l1_loss(rgb, target, beta=0.05)
 
 
+def at_size(rgb: Tensor, size: int) -> Tensor:
+    """Images ``(B, H, W, 3)`` at ``(B, size, size, 3)``."""
+    if rgb.shape[1:3] == (size, size):
+        return rgb
+    shrink = rgb.shape[1] > size
+    x = F.interpolate(
+        rgb.permute(0, 3, 1, 2), (size, size), mode="bilinear", align_corners=False, antialias=shrink
+    )
+    return x.permute(0, 2, 3, 1)
+
+
 class ScoreDistillation:
     """Guidance by a text-to-image model under view-dependent prompts and controls.
 
@@ -269,14 +280,7 @@ class ScoreDistillation:
 
     def _at_prior_size(self, rgb: Tensor) -> Tensor:
         """Images ``(B, H, W, 3)`` at the size that the prior decodes to."""
-        size = self.backbone.image_size
-        if rgb.shape[1:3] == (size, size):
-            return rgb
-        shrink = rgb.shape[1] > size
-        x = F.interpolate(
-            rgb.permute(0, 3, 1, 2), (size, size), mode="bilinear", align_corners=False, antialias=shrink
-        )
-        return x.permute(0, 2, 3, 1)
+        return at_size(rgb, self.backbone.image_size)
 
 
 def named_score(config: GuidanceConfig, stage: CoarseConfig | FineConfig | RefineConfig) -> Callable[[Step], Tensor]:
