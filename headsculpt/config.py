@@ -132,7 +132,9 @@ class CoarseConfig:
     """The NeRF stage. Learning rates are Adam's; sizes are pixels; timesteps are fractions of the schedule.
 
     Attributes:
-        steps: optimiser steps.
+        steps: calls of the guidance, each an optimiser step.
+        replay: further steps after each call, on pictures of the last calls (:mod:`headsculpt.replay`; ours); only
+            where the guidance gives pictures (``guidance.image_weight`` above 0).
         render_size: rows and columns of a render.
         batch: cameras per step.
         lr_grid, lr_network: of the hash grid and of the networks behind it.
@@ -153,7 +155,8 @@ class CoarseConfig:
             begins (ours); 0 starts from grey, as published.
     """
 
-    steps: int = 250
+    steps: int = 80
+    replay: int = 4
     render_size: int = 64
     batch: int = 4
     lr_grid: float = 5e-3
@@ -164,12 +167,12 @@ class CoarseConfig:
     samples: int = 64
     guidance_scale: float = 3.0
     t_min: float = 0.02
-    t_max_start: float = 0.9
-    t_max_end: float = 0.45
-    t_window: float = 0.25
-    denoise_steps: int = 3
-    entropy_weight: float = 5e-3
-    opacity_weight: float = 1e-3
+    t_max_start: float = 0.98
+    t_max_end: float = 0.5
+    t_window: float = 0.1
+    denoise_steps: int = 8
+    entropy_weight: float = 0.05
+    opacity_weight: float = 0.01
     orientation_weight: float = 1e-2
     prior_kind: str = "solid"
     prior_inside: float = 4.0
@@ -191,19 +194,20 @@ class FineConfig:
         Others: as in :class:`CoarseConfig`.
     """
 
-    steps: int = 100
+    steps: int = 40
+    replay: int = 4
     tet_resolution: int = 88
     render_size: int = 256
     batch: int = 2
-    lr_geometry: float = 5e-4
+    lr_geometry: float = 1e-3
     lr_grid: float = 1e-2
     lr_network: float = 1e-3
     guidance_scale: float = 3.0
     t_min: float = 0.02
     t_max_start: float = 0.6
     t_max_end: float = 0.20
-    t_window: float = 0.25
-    denoise_steps: int = 3
+    t_window: float = 0.1
+    denoise_steps: int = 6
     laplacian_weight: float = 20.0
     normal_weight: float = 0.05
     sign_weight: float = 0.0

@@ -24,16 +24,17 @@ from headsculpt.sculpting_stages import FineStage, drop_bad_gradients, split_par
 if TYPE_CHECKING:
     from headsculpt.guidance.score_distillation import Guidance
 
-# (azimuth in degrees, half height): the face from near, then the head from all around, then the face once more.
+# (azimuth, elevation, half height), angles in degrees: the face from near, then the head from all around, a little
+# from above where its top is to be seen, then the face once more.
 VIEWS = (
-    (0.0, 0.42), (32.0, 0.42), (-32.0, 0.42), (60.0, 0.48), (-60.0, 0.48), (0.0, 0.6),
-    (0.0, 0.9), (90.0, 0.8), (-90.0, 0.8), (135.0, 0.85), (-135.0, 0.85), (180.0, 0.85), (40.0, 0.9), (-40.0, 0.9),
-    (0.0, 0.42),
+    (0.0, 5.0, 0.42), (32.0, 5.0, 0.42), (-32.0, 5.0, 0.42), (60.0, 5.0, 0.48), (-60.0, 5.0, 0.48), (0.0, 5.0, 0.6),
+    (0.0, 5.0, 0.9), (90.0, 5.0, 0.8), (-90.0, 5.0, 0.8), (135.0, 10.0, 0.85), (-135.0, 10.0, 0.85),
+    (180.0, 30.0, 0.85), (40.0, 30.0, 0.9), (-40.0, 30.0, 0.9),
+    (0.0, 5.0, 0.42),
 )  # fmt: skip
 # What is behind shares the colour field's tables with the face, so until their turn comes these views are learnt
 # as they are. Those of the face are not: they would keep what the first view has just replaced.
 BEHIND_DEG = 90.0
-ELEVATION_DEG = 5.0
 BACKGROUND = 0.85
 
 # (step, loss) after each step
@@ -64,7 +65,7 @@ def refine_colours(
 
     targets: dict[int, Tensor] = {}
     kept: dict[int, Tensor] = {}
-    for number, (azimuth, _) in enumerate(VIEWS):
+    for number, (azimuth, _, _) in enumerate(VIEWS):
         if abs(azimuth) >= BEHIND_DEG:
             with torch.no_grad():
                 kept[number] = _image(config, fine, number)
@@ -117,9 +118,9 @@ def _repainted(
 
 def _view(config: SculptConfig, fine: FineStage, number: int) -> tuple[Cameras, Tensor]:
     """Camera and background of a view."""
-    azimuth, half_height = VIEWS[number]
+    azimuth, elevation, half_height = VIEWS[number]
     size, device = config.fine.render_size, fine.dmtet.sdf.device
-    camera = framed([azimuth], ELEVATION_DEG, half_height, height=size, width=size)
+    camera = framed([azimuth], elevation, half_height, height=size, width=size)
     return camera.to(device), torch.full((1, 3), BACKGROUND, device=device)
 
 

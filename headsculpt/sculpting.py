@@ -18,8 +18,10 @@ from torch import Tensor, nn
 
 from headsculpt.cameras import framed
 from headsculpt.config import SculptConfig
+from headsculpt.guidance.score_distillation import image_loss
 from headsculpt.meshes import Mesh
 from headsculpt.refining import refine_colours, refine_steps
+from headsculpt.replay import Replay
 from headsculpt.run_folder import RunFolder
 from headsculpt.sculpting_stages import (
     CoarseStage,
@@ -170,7 +172,7 @@ def run_stage(
     optimiser = stage.optimiser()
     base_rates = [group["lr"] for group in optimiser.param_groups]
     learned: Any = guidance if hasattr(guidance, "load_state_dict") else None  # VSD's model of the renderings
-    first = 0
+    first, pictures = 0, Replay()
     if checkpoint is not None:
         state = checkpoint["state"]
         stage.module.load_state_dict(state["module"])
@@ -178,6 +180,7 @@ def run_stage(
         generator.set_state(state["generator"])
         if learned is not None and "guidance" in state:
             learned.load_state_dict(state["guidance"])
+        pictures.load_state_dict(state.get("replay", []), next(stage.module.parameters()).device)
         first = checkpoint["step"]
 
     def save(step: int) -> None:
@@ -185,6 +188,7 @@ def run_stage(
             "module": stage.module.state_dict(),
             "optimiser": optimiser.state_dict(),
             "generator": generator.get_state(),
+            "replay": pictures.state_dict(),
             **(extra or {}),
         }
         if learned is not None:
@@ -208,11 +212,13 @@ def run_stage(
             raise ValueError(f"stage {stage.name!r} has {stage.steps} steps but no guidance")
         result = guidance(rendering, cameras, progress, generator)
         loss, record = result if isinstance(result, tuple) else (result, None)
-        total = loss + stage.regularisation(progress)
-        optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        drop_bad_gradients(stage.module)
-        optimiser.step()
+        descend(stage, optimiser, loss, progress)
+        if stage.replay and record is not None and record.target is not None:
+            pictures.add(cameras, background, record.target)
+            for _ in range(stage.replay):
+                seen, behind, target = pictures.any(generator)
+                rgb = stage.render(seen, behind, generator).rgb
+                descend(stage, optimiser, image_loss(rgb, target), progress)
 
         seconds = time.perf_counter() - started
         line = {
@@ -235,6 +241,15 @@ def run_stage(
             raise
         if clock.checkpoint_due(config.checkpoint_every_s) or step + 1 == stage.steps:
             save(step + 1)
+
+
+def descend(stage: Stage, optimiser: torch.optim.Optimizer, loss: Tensor, progress: float) -> None:
+    """One step of a stage down a loss and its regularisers."""
+    total = loss + stage.regularisation(progress)
+    optimiser.zero_grad(set_to_none=True)
+    total.backward()
+    drop_bad_gradients(stage.module)
+    optimiser.step()
 
 
 def refine(fine: FineStage, guidance: Guidance, config: SculptConfig, run: RunFolder, clock: Clock) -> None:

@@ -22,6 +22,7 @@ class Stage(Protocol):
 
     name: str
     steps: int
+    replay: int
 
     @property
     def module(self) -> nn.Module: ...
@@ -46,7 +47,7 @@ class CoarseStage:
 
     def __init__(self, nerf: NeRF, config: SculptConfig) -> None:
         self.nerf, self.config = nerf, config
-        self.steps = config.coarse.steps
+        self.steps, self.replay = config.coarse.steps, config.coarse.replay
 
     @property
     def module(self) -> NeRF:
@@ -78,7 +79,8 @@ class CoarseStage:
         return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
 
     def before_step(self, step: int, generator: torch.Generator) -> None:
-        if step % 16 == 0:
+        # The occupancy follows the density every sixteen steps or so, those on replayed pictures included.
+        if step % max(1, 16 // (1 + self.replay)) == 0:
             self.nerf.update_occupancy(step, generator)
 
 
@@ -89,7 +91,7 @@ class FineStage:
 
     def __init__(self, dmtet: DMTet, config: SculptConfig) -> None:
         self.dmtet, self.config = dmtet, config
-        self.steps = config.fine.steps
+        self.steps, self.replay = config.fine.steps, config.fine.replay
 
     @property
     def module(self) -> DMTet:

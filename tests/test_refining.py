@@ -62,7 +62,7 @@ def test_views_are_asked_once_in_order_and_learnt_while_shape_and_back_stay():
     sdf, deform = stage.dmtet.sdf.detach().clone(), stage.dmtet.deform.detach().clone()
     front, back = image(stage, 0.0), image(stage, 180.0)
     refine_colours(CONFIG, stage, reddening(asked), lambda step, loss: losses.append(loss))
-    assert [abs(azimuth) for azimuth, _ in asked] == [abs(azimuth) for azimuth, _ in VIEWS]
+    assert [abs(azimuth) for azimuth, _ in asked] == [abs(azimuth) for azimuth, _, _ in VIEWS]
     progress = [p for _, p in asked]
     assert progress == sorted(progress) and progress[0] == 0 and progress[-1] < 1
     assert len(losses) == refine_steps(CONFIG) == 8 * len(VIEWS)
