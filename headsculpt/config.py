@@ -159,7 +159,7 @@ class CoarseConfig:
     replay: int = 4
     render_size: int = 64
     batch: int = 4
-    lr_grid: float = 5e-3
+    lr_grid: float = 1e-2
     lr_network: float = 1e-3
     hash_levels: int = 12
     hash_finest: int = 256
@@ -168,11 +168,11 @@ class CoarseConfig:
     guidance_scale: float = 3.0
     t_min: float = 0.02
     t_max_start: float = 0.98
-    t_max_end: float = 0.5
+    t_max_end: float = 0.65
     t_window: float = 0.1
     denoise_steps: int = 8
     entropy_weight: float = 0.05
-    opacity_weight: float = 0.01
+    opacity_weight: float = 0.003
     orientation_weight: float = 1e-2
     prior_kind: str = "solid"
     prior_inside: float = 4.0
@@ -195,7 +195,7 @@ class FineConfig:
     """
 
     steps: int = 40
-    replay: int = 4
+    replay: int = 3
     tet_resolution: int = 88
     render_size: int = 256
     batch: int = 2

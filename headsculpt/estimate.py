@@ -18,10 +18,13 @@ from headsculpt.config import CoarseConfig, FineConfig, SculptConfig
 if TYPE_CHECKING:
     import torch
 
-# Mini family: seconds for one image of one step, everything included; CPU: measured on two cores
-# (docs/benchmarks.md), CUDA: not measured.
-_SECONDS = {"cpu": (0.125, 0.220), "cuda": (0.012, 0.015)}
-_REFINE_SECONDS = {"cpu": 0.12, "cuda": 0.012}  # a step of the last look
+# Mini family, one image: seconds of a denoising step, and of a step on a rendering. CPU: measured on two cores
+# (benchmarks/loop_share.py), CUDA: not measured.
+_SECONDS = {
+    "cpu": {"coarse": (0.022, 0.020), "fine": (0.036, 0.055)},
+    "cuda": {"coarse": (0.003, 0.003), "fine": (0.003, 0.004)},
+}
+_REFINE_SECONDS = {"cpu": 0.10, "cuda": 0.012}  # a step of the last look
 _FIXED_SECONDS = {"mini": 35.0, "sd": 90.0}  # imports, weights, meshing, texture, pictures
 _MINI_GB = 1.1
 
@@ -74,13 +77,14 @@ def estimate(
         return _estimate_large(config, kind, teraflops)
     from headsculpt.refining import refine_steps  # which loads torch
 
-    coarse, fine = _SECONDS[kind]
     speed = (max(1, cores) / 2) ** 0.7 if kind == "cpu" else 1.0
-    coarse_pixels = (config.coarse.render_size / 64) ** 2
     fine_pixels = (config.fine.render_size / 256) ** 2
-    seconds = config.coarse.steps * config.coarse.batch * coarse * (0.6 + 0.4 * coarse_pixels)
-    seconds += config.fine.steps * config.fine.batch * fine * (0.6 + 0.4 * fine_pixels)
-    seconds += refine_steps(config) * _REFINE_SECONDS[kind] * (0.6 + 0.4 * fine_pixels)
+    seconds = refine_steps(config) * _REFINE_SECONDS[kind] * (0.6 + 0.4 * fine_pixels)
+    stages = (("coarse", config.coarse, (config.coarse.render_size / 64) ** 2), ("fine", config.fine, fine_pixels))
+    for name, stage, pixels in stages:
+        denoise, render = _SECONDS[kind][name]
+        image = stage.denoise_steps * denoise + (1 + stage.replay) * render * (0.6 + 0.4 * pixels)
+        seconds += stage.steps * stage.batch * image
     if config.edit.instruction:
         seconds *= _EDIT
     basis = "" if kind == "cpu" else "not measured on CUDA yet"

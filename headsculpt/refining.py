@@ -57,6 +57,17 @@ def refine_colours(
     Raises:
         ValueError: the guidance's record holds no target picture.
     """
+    shape = [fine.dmtet.sdf, fine.dmtet.deform]
+    for parameter in shape:  # or a third of the time goes into gradients that nobody asks for
+        parameter.requires_grad_(False)
+    try:
+        _refine(config, fine, guidance, report)
+    finally:
+        for parameter in shape:
+            parameter.requires_grad_(True)
+
+
+def _refine(config: SculptConfig, fine: FineStage, guidance: Guidance, report: Report) -> None:
     refine, device = config.refine, fine.dmtet.sdf.device
     generator = torch.Generator().manual_seed(config.seed)
     grid, network = split_parameters(fine.dmtet.colour_field)

@@ -276,8 +276,8 @@ class Clock:
         self.callback = callback
         self.started = self.last_preview = self.last_checkpoint = time.monotonic()
         self.step_seconds: dict[str, float] = {}
-        # What comes after, in steps of the stage that runs; one that only fits colours takes about a third.
-        last = refine_steps(config) / 3
+        # What comes after, in steps of the stage that runs; one that only fits colours takes about a tenth.
+        last = refine_steps(config) / 10
         self.steps_after = {"coarse": config.fine.steps + last, "fine": last}
 
     def preview_due(self, every_s: float) -> bool:

@@ -64,7 +64,8 @@ class CoarseStage:
     def regularisation(self, progress: float) -> Tensor:
         coarse = self.config.coarse
         terms = self.nerf.regularisation(progress)
-        ramp = min(1.0, 2 * progress)
+        # Late: what grows is half transparent at first.
+        ramp = min(1.0, max(0.0, 2 * progress - 0.8))
         weights = {
             "entropy": coarse.entropy_weight * ramp,
             "opacity": coarse.opacity_weight,

@@ -40,6 +40,14 @@ def test_bald_heads_get_no_hair_and_the_seed_decides() -> None:
     assert len({completed_prompt("a woman", seed) for seed in range(8)}) > 3
 
 
+def test_people_of_one_seed_differ_and_an_edit_leaves_the_rest_alone() -> None:
+    people = ("man", "woman", "boy", "girl", "king", "pirate", "cowboy", "witch")
+    shirts = {read_prompt(completed_prompt(f"a {who}")).values.get("clothing_colour") for who in people}
+    assert len(shirts) > 1
+    before, after = (read_prompt(completed_prompt(f"a man{more}")).values for more in ("", " with round glasses"))
+    assert after.pop("eyewear") == "round glasses" and before == after
+
+
 def test_a_king_keeps_his_crown() -> None:
     assert "crown" in completed_prompt("a king with a golden crown and a full grey beard")
 

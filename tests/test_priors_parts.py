@@ -100,11 +100,13 @@ def test_the_head_is_a_function_of_the_text_alone(text: str):
     assert fitted(prior, text) == fitted(prior, text)
 
 
-def test_muon_takes_the_matrices_and_adamw_the_rest() -> None:
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_muon_takes_the_matrices_and_adamw_the_rest(layout: torch.memory_format) -> None:
     from headsculpt.priors.optimiser import MuonAdamW
 
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 36, 5))
+    model = model.to(memory_format=layout)
     optimiser = MuonAdamW(model, 1e-3, (0.9, 0.99), 0.0)
     before = [p.detach().clone() for p in model.parameters()]
     model(torch.randn(16, 3, 8, 8)).square().mean().backward()
@@ -113,7 +115,7 @@ def test_muon_takes_the_matrices_and_adamw_the_rest() -> None:
         step = parameter.detach() - old
         assert step.abs().max() > 0
         if parameter.ndim > 1:  # Muon's step is nearly orthogonal: all its singular values are of one size
-            singular = torch.linalg.svdvals(step.view(len(step), -1))
+            singular = torch.linalg.svdvals(step.reshape(len(step), -1))
             assert singular.min() > 0.5 * singular.max()
     state = optimiser.state_dict()
     optimiser.zero_grad()

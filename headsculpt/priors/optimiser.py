@@ -10,10 +10,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 # What is no hidden matrix: the first and last layers, and what starts at zero.
-LEFT_OUT = ("conv_in", "conv_out", "cond_embedding", "positional", "controlnet_down", "controlnet_mid")
+LEFT_OUT = (
+    "conv_in", "conv_out", "cond_embedding", "positional", "controlnet_down", "controlnet_mid",
+    "heads", "landmark_out",
+)  # fmt: skip
+
+
+def _as_matrix(values: Tensor, parameter: Tensor) -> Tensor:
+    """Values of a parameter's shape as ``(O, rest)``, in the order in which the parameter lies in memory."""
+    if parameter.ndim == 4 and not parameter.is_contiguous():  # channels last
+        values = values.permute(0, 2, 3, 1)
+    return values.reshape(parameter.shape[0], -1)
 
 
 class MuonAdamW:
@@ -35,8 +45,7 @@ class MuonAdamW:
                 continue
             if parameter.ndim >= 2 and not any(part in name for part in LEFT_OUT):
                 # Shares the parameter's memory, so a step on the matrix is a step on the parameter.
-                matrix = nn.Parameter(parameter.data.view(parameter.shape[0], -1))
-                self.views.append((matrix, parameter))
+                self.views.append((nn.Parameter(_as_matrix(parameter.data, parameter)), parameter))
             else:
                 rest.append(parameter)
         self._muon = torch.optim.Muon(
@@ -55,7 +64,7 @@ class MuonAdamW:
 
     def step(self) -> None:
         for matrix, parameter in self.views:
-            matrix.grad = None if parameter.grad is None else parameter.grad.view_as(matrix)
+            matrix.grad = None if parameter.grad is None else _as_matrix(parameter.grad, parameter)
         self._muon.step()
         self._adamw.step()
 

@@ -8,6 +8,8 @@ with the rest (ours).
 
 from __future__ import annotations
 
+from zlib import crc32
+
 import numpy as np
 
 from headsculpt.synthesis.reading import Reading, features, read_prompt, sentence
@@ -29,12 +31,15 @@ def completed_prompt(prompt: str, seed: int = 0) -> str:
 
     Example:
         >>> completed_prompt("an old man with a white beard and round glasses")
-        'a brown-skinned old man with short white hair and a white beard, wearing round glasses and a red t-shirt'
+        'a brown-skinned old man with short white hair and a white beard, wearing round glasses and a grey t-shirt'
     """
     found = read_prompt(prompt)
     if not found.values and not found.noun:
         return prompt
-    added = _plain_answers(found, np.random.default_rng(seed))
+    # By the noun as well, or all heads of one seed would wear one shirt; by nothing else that is said, so that an
+    # edit which adds a hat leaves the shirt alone.
+    who = found.noun or str(found.values.get("subject", ""))
+    added = _plain_answers(found, np.random.default_rng([seed, crc32(who.encode())]))
     if found.rest:
         return ", ".join([prompt.strip().rstrip(".,; "), *features(added)])
     values = {**added, **found.values}
