@@ -149,8 +149,8 @@ class CoarseConfig:
         opacity_weight: mean opacity, against fog.
         orientation_weight: normals that face away from the camera.
         prior_kind: ``solid`` head (ours), the published ``shell``, or ``blob``: a ball, no head at all.
-        prior_inside, prior_slope: largest raw density of the head as density prior, and its rise per scene
-            unit; lower ones are easier to carve.
+        prior_inside, prior_slope, prior_inside_slope: largest raw density of the head as density prior, and its
+            rise per scene unit outside and inside: lower ones outside are easier to grow from, inside to carve.
         paint_steps: steps in which the field learns the plain colours of the starting head before guidance
             begins (ours); 0 starts from grey, as published.
     """
@@ -175,8 +175,9 @@ class CoarseConfig:
     opacity_weight: float = 0.003
     orientation_weight: float = 1e-2
     prior_kind: str = "solid"
-    prior_inside: float = 4.0
+    prior_inside: float = 6.0
     prior_slope: float = 60.0
+    prior_inside_slope: float = 160.0
     paint_steps: int = 160
 
 

@@ -189,7 +189,12 @@ def new_nerf(config: SculptConfig, vertices: np.ndarray, faces: np.ndarray) -> N
         prior = DensityPrior.blob(inside=coarse.prior_inside)
     else:
         prior = DensityPrior.from_mesh(
-            vertices, faces, kind=coarse.prior_kind, inside=coarse.prior_inside, slope=coarse.prior_slope
+            vertices,
+            faces,
+            kind=coarse.prior_kind,
+            inside=coarse.prior_inside,
+            slope=coarse.prior_slope,
+            inside_slope=coarse.prior_inside_slope,
         )
     return NeRF(
         density_prior=prior,

@@ -357,3 +357,12 @@ def test_learns_an_object_from_its_images() -> None:
     with torch.no_grad():
         error = nerf.render(cameras, background=background).rgb - coloured_ellipsoid(cameras, background)
     assert -10 * math.log10(float(error.square().mean())) > 25
+
+
+def test_the_solid_rises_gently_outside_and_steeply_inside() -> None:
+    axis = torch.linspace(-1, 1, 41)
+    plane = DensityPrior(axis[:, None, None].expand(41, 41, 41), inside=6.0, slope=60.0, inside_slope=160.0)
+    x = torch.tensor([-0.5, -0.02, 0.0, 0.02, 0.5])
+    points = torch.stack([x, torch.zeros(5), torch.zeros(5)], 1)
+    expected = torch.tensor([6.0, 3.2, 0.0, -1.2, -5.0])
+    torch.testing.assert_close(plane(points), expected, atol=1e-3, rtol=0)
