@@ -370,7 +370,7 @@ def test_landmark_control_is_measured_against_the_judge_itself(tiny_prior, tmp_p
     from headsculpt.heads.builtin import builtin_head
 
     contours = {name: len(points) for name, points in builtin_head().landmarks.items()}
-    judge = Judge(JudgeNetwork(JudgeConfig((8, 8, 8), (1, 1, 1), contours)))
+    judge = Judge(JudgeNetwork(JudgeConfig((8, 8, 8), (1, 1, 1), contours=contours)))
     result = evaluate_landmarks(1, prior=tiny_prior, judge=judge, steps=1, out=tmp_path)
     assert 0 < result["error"] < 1 and 0 < result["judge_error"] < 1
     assert "under 3 %" in (tmp_path / "landmarks.md").read_text()

@@ -14,10 +14,12 @@ from headsculpt.evaluation import train_judge
 from headsculpt.evaluation.judge import (
     AZIMUTH_LIMIT_DEG,
     COVERING_HATS,
+    SIZE,
     Judge,
     JudgeConfig,
     JudgeNetwork,
     band_label,
+    face_crops,
     load_judge,
     visible_families,
 )
@@ -26,7 +28,7 @@ from headsculpt.priors.training import Budget, train
 from headsculpt.synthesis.attributes import VALUES, Attributes
 
 FACE_ONLY = {"expression", "face", "nose", "eyewear", "facial_hair"}
-SMALL = JudgeConfig((8, 16, 16), (1, 1, 1), {"oval": 3, "lips": 2})
+SMALL = JudgeConfig((8, 16, 16), (1, 1, 1), (8, 8), (1, 1), {"oval": 3, "lips": 2})
 
 
 def random_attributes(rng: np.random.Generator) -> Attributes:
@@ -232,3 +234,17 @@ def test_pasted_faces_are_labelled_as_faces_and_nothing_else(tmp_path):
 def test_command_line_names_a_missing_data_folder(tmp_path, capsys):
     assert train_judge.main(["--data", str(tmp_path / "none"), "--work", str(tmp_path)]) == 1
     assert "no portraits in" in capsys.readouterr().err
+
+
+def test_the_second_look_is_at_the_landmarks():
+    picture = torch.zeros(2, 3, SIZE, SIZE)
+    picture[0, :, 20:40, 80:100] = 1.0  # a face that fills this square
+    corners = torch.tensor([[80.0, 20.0], [100.0, 40.0]])
+    points = (corners / (0.5 * SIZE) - 1).expand(2, 2, 2)
+    crops = face_crops(picture, points)
+    assert crops.shape == (2, 3, SIZE // 2, SIZE // 2)
+    inner = SIZE // 2 // 10 + 2  # a tenth of margin on each side, and the interpolation's
+    assert (crops[0, :, inner:-inner, inner:-inner] > 0.99).all() and (crops[0, :, :3] < 0.01).all()
+    assert (crops[1] == 0).all()
+    points.zero_()  # landmarks in one point still give a crop
+    assert face_crops(picture, points).isfinite().all()

@@ -122,7 +122,7 @@ def paste_faces(batch: Batch, generator: torch.Generator, share: float = 0.3) ->
 
 
 def augmented(batch: Batch, generator: torch.Generator) -> Batch:
-    """Light, blur, lost resolution and noise: what sculpted renders have and the world has not."""
+    """Light, blotches, blur, lost resolution and noise: what sculpted renders have and the world has not."""
     x, count = batch.images, len(batch.images)
 
     def uniform(low: float, high: float) -> Tensor:
@@ -131,6 +131,12 @@ def augmented(batch: Batch, generator: torch.Generator) -> Batch:
     grey = x.mean(1, keepdim=True)
     x = grey + (x - grey) * uniform(0.85, 1.15)
     x = 0.5 + (x - 0.5) * uniform(0.85, 1.15) + uniform(-0.05, 0.05)
+    # Colours that come and go over an eighth of the picture, as on a sculpture whose views disagreed.
+    blotchy = torch.rand(count, generator=generator) < 0.4
+    if blotchy.any():
+        coarse = 0.05 * torch.randn((int(blotchy.sum()), 3, 16, 16), generator=generator)
+        smooth = F.interpolate(coarse, (SIZE, SIZE), mode="bilinear", align_corners=False)
+        x[blotchy] = x[blotchy] + smooth * uniform(0.2, 1.6)[blotchy]
     # A 3x3 mean in two passes: avg_pool2d takes five times as long on a CPU.
     soft = F.pad(x, (1, 1, 1, 1), mode="replicate")
     soft = soft[:, :, :-2] + soft[:, :, 1:-1] + soft[:, :, 2:]
@@ -225,7 +231,7 @@ def judge_stage(network: JudgeNetwork, portraits: Portraits, rows: np.ndarray, f
 
     return Stage(
         "judge", network, loss, export, BATCH, learning_rate=2e-3, weight_decay=0.02, betas=(0.9, 0.98),
-        ema_decay=0.998, clip_norm=5.0,
+        ema_decay=0.998, clip_norm=5.0, muon=True,
     )  # fmt: skip
 
 
