@@ -263,7 +263,7 @@ class EditConfig:
     target_share: float = 0.5
     mask: bool = True
     mask_timestep: float = 0.6
-    mask_threshold: float = 0.5
+    mask_threshold: float = 0.15
 
 
 @dataclass
