@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -422,7 +423,7 @@ def load_judge(folder: str | Path = WEIGHTS, device: str | torch.device = "cpu")
                 f"the judge in {folder} reads {family} as {described['families'].get(family)}, but the "
                 f"package's values are {list(values)}; train it again"
             )
-    shape = {k: tuple(v) if isinstance(v, list) else v for k, v in described["network"].items()}
+    shape: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in described["network"].items()}
     network = JudgeNetwork(JudgeConfig(**shape))
     state = load_file(folder / "judge.safetensors")
     network.load_state_dict({name: v.float() if v.is_floating_point() else v for name, v in state.items()})
