@@ -126,7 +126,7 @@ def test_the_mask_is_relative_to_the_edits_strongest_difference_in_any_view(back
     kept, weak = torch.zeros(1, 8, 16, 16), torch.zeros(1, 8, 16, 16)
     weak[..., 4:12, 4:12] = 0.01
     values = {"instruction": weak, "target": weak, "source": 0.0, "none": 0.0}
-    editing = guide(backbone)
+    editing = guide(backbone, mask_threshold=0.5)
     monkeypatch.setattr(editing, "predictions", lambda cameras, progress, shown: known(values))
     assert editing.mask(known(values), kept, torch.zeros_like(kept)).max() == 1
     hidden = {**values, "instruction": 0.1 * weak, "target": 0.1 * weak}  # another view hardly shows it
