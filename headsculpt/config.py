@@ -368,9 +368,16 @@ def config_from_yaml(text: str, name: str) -> SculptConfig:
 
 
 def _from_tree(tree: Mapping[str, Any]) -> SculptConfig:
-    config = SculptConfig()
-    for key, value in _flat(tree).items():
+    """The settings of a run. It holds every setting of its time; one that came later gets the value that stands for
+    what was done before, so that a run goes on, and a head is edited, as it was made."""
+    config, given = SculptConfig(), _flat(tree)
+    for key, value in given.items():
         _set(config, key, value)
+    if "coarse.prior_inside_slope" not in given:  # these three are of 0.4.0
+        config.coarse.prior_inside_slope = config.coarse.prior_slope
+    for key, stage in (("coarse.replay", config.coarse), ("fine.replay", config.fine)):
+        if key not in given:
+            stage.replay = 0
     return validated(config)
 
 

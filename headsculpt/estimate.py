@@ -26,7 +26,7 @@ _SECONDS = {
 }
 _REFINE_SECONDS = {"cpu": 0.10, "cuda": 0.012}  # a step of the last look
 _FIXED_SECONDS = {"mini": 35.0, "sd": 90.0}  # imports, weights, meshing, texture, pictures
-_MINI_GB = 1.1
+_MINI_GB = 1.3
 
 # Stable Diffusion 1.5 and 2.1 at 512x512: TFLOP of one image, counted; parameters in thousands of millions.
 _UNET, _CONTROLNET, _ENCODE, _ENCODE_WITH_GRADIENT, _DECODE = 0.80, 0.28, 1.12, 2.27, 2.52

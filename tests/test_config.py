@@ -2,7 +2,7 @@
 
 import pytest
 
-from headsculpt.config import PRESETS, SculptConfig, keys, load_config, read_config, to_yaml
+from headsculpt.config import PRESETS, SculptConfig, config_from_yaml, keys, load_config, read_config, to_yaml
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -93,3 +93,13 @@ def test_a_preset_of_ones_own(tmp_path):
 def test_keys_are_dotted_and_complete():
     assert "coarse.steps" in keys() and "prompt" in keys()
     assert SculptConfig().coarse.steps > 0
+
+
+def test_a_file_from_before_a_setting_means_what_was_done_then():
+    now = load_config("mini", ["coarse.prior_slope=50"])
+    assert now.coarse.replay > 0 and now.coarse.prior_inside_slope != 50
+    assert config_from_yaml(to_yaml(now), "now") == now
+    names = ("replay:", "prior_inside_slope:")
+    old = "\n".join(line for line in to_yaml(now).splitlines() if not line.strip().startswith(names))
+    then = config_from_yaml(old, "then")
+    assert (then.coarse.replay, then.fine.replay, then.coarse.prior_inside_slope) == (0, 0, 50)

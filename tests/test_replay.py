@@ -46,8 +46,8 @@ def test_what_was_kept_comes_back_bit_for_bit(tmp_path):
     torch.save(replay.state_dict(), tmp_path / "state.pt")
     again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert len(again) == 3
-    for _ in range(6):
-        a, b = (r.any(torch.Generator().manual_seed(_)) for r in (replay, again))
+    for seed in range(6):
+        a, b = (r.any(torch.Generator().manual_seed(seed)) for r in (replay, again))
         assert torch.equal(a[2], b[2]) and torch.equal(a[0].camera_to_world, b[0].camera_to_world)
 
 

@@ -166,7 +166,9 @@ class Block(nn.Module):
 
 
 class Trunk(nn.Module):
-    """A picture ``(B, 3, S, S)`` to features ``(B, C, S/16, S/16)``, S divisible by 16 / ``2 stride``.
+    """Pictures ``(B, 3, S, S)`` in [0, 1] to features ``(B, C, s, s)``; residual blocks behind a stem.
+
+    s is S / (2 stride) after the stem, and half of that for each level after the first.
 
     Args:
         widths, depths: channels and residual blocks of each level; every level after the first strides.
