@@ -510,7 +510,7 @@ def announce(config: SculptConfig) -> None:
     if config.guidance.complete_prompt:
         from headsculpt.synthesis.completion import completed_prompt
 
-        told = completed_prompt(config.prompt, config.seed)
+        told = config.edit.told or completed_prompt(config.prompt, config.seed)
         if told != config.prompt:
             print(f'told as    "{told}" (guidance.complete_prompt)')
     print(f"device     {describe_device(device)}")

@@ -247,6 +247,8 @@ class EditConfig:
 
     Attributes:
         instruction: what to change.
+        told: the edited head as the model is told it, with all that the source's prompt left open, so that the
+            edit leaves that as it was; made from the source's where empty.
         strength: w_e of the paper: 0 keeps to the source's description, 1 follows the instruction alone, more
             exaggerates. The paper's value is not known; the default is ours.
         reference: show the source to the prior's instruction ControlNet, where it has one.
@@ -258,6 +260,7 @@ class EditConfig:
     """
 
     instruction: str = ""
+    told: str = ""
     strength: float = 0.95
     reference: bool = True
     target_share: float = 0.5
@@ -299,7 +302,7 @@ class SculptConfig:
 
 
 # Free text never goes through OmegaConf, which would read "${...}" in it as a reference.
-_TEXT = ("prompt", "negative_prompt", "edit.instruction")
+_TEXT = ("prompt", "negative_prompt", "edit.instruction", "edit.told")
 _CHOICES = {
     "device": ("auto", "cpu", "cuda"),
     "prior.dtype": ("auto", "float32", "float16", "bfloat16"),

@@ -142,7 +142,7 @@ def edit_config(
     if not config.edit.instruction:  # an edit of an edit takes as many steps as that one
         config.coarse.steps = max(1, round(STEPS * config.coarse.steps))
         config.fine.steps = max(1, round(STEPS * config.fine.steps))
-    config.edit = replace(config.edit, instruction=instruction)
+    config.edit = replace(config.edit, instruction=instruction, told="")
     if strength is not None:
         config.edit.strength = float(strength)
     if seed is not None:
@@ -156,7 +156,27 @@ def edit_config(
     if config.edit.reference and has_control(config.prior.name, "instruction"):
         controls.append("instruction")
     config.prior.controls = controls
+    config.edit.told = config.edit.told or _told_after(config, avatar)
     return config
+
+
+def told_before(avatar: Avatar) -> str:
+    """The head to edit as the model was told it: its prompt, with what that leaves open."""
+    from headsculpt.synthesis.completion import completed_prompt
+
+    made = field_of(avatar).config
+    if made.edit.told:
+        return made.edit.told
+    return completed_prompt(avatar.info.prompt, made.seed) if made.guidance.complete_prompt else avatar.info.prompt
+
+
+def _told_after(config: SculptConfig, avatar: Avatar) -> str:
+    from headsculpt.synthesis.completion import completed_prompt
+    from headsculpt.synthesis.reading import edited_prompt
+
+    # Not the edited prompt completed: "a zombie" wears another shirt than the elf that she was.
+    told = edited_prompt(told_before(avatar), config.edit.instruction).text
+    return completed_prompt(told, config.seed) if config.guidance.complete_prompt else told
 
 
 def check_apart(avatar: Avatar, out: str | Path) -> None:
@@ -236,11 +256,13 @@ def edit_guides(
             config.prior.name,
             config.prompt,
         )
-    bases: dict[str, Any] = dict(diffusion_guides(config, prior, vertices, faces, contours))
+    # Edits from before 0.5.0 have no such words.
+    told = replace(config, prompt=config.edit.told or config.prompt)
+    bases: dict[str, Any] = dict(diffusion_guides(told, prior, vertices, faces, contours))
     return {
         name: EditDistillation(
             base,
-            source.info.prompt,
+            told_before(source) if config.edit.told else source.info.prompt,
             config.edit,
             MeshReference(source.mesh),
             instructed=instructed,

@@ -14,10 +14,19 @@ from stand_ins import textured_egg
 from headsculpt import cli
 from headsculpt.avatar import Avatar, AvatarInfo
 from headsculpt.config import load_config
-from headsculpt.editing import FIELD_FILE, MeshReference, SourceField, create_edit_run, edit_config
+from headsculpt.editing import (
+    FIELD_FILE,
+    MeshReference,
+    SourceField,
+    create_edit_run,
+    edit_config,
+    told_before,
+)
 from headsculpt.outputs import sculpt_run
 from headsculpt.priors.catalogue import random_prior
 from headsculpt.run_folder import RunFolder
+from headsculpt.synthesis.completion import completed_prompt
+from headsculpt.synthesis.reading import read_prompt
 
 TINY = [
     "coarse.steps=2", "coarse.batch=1", "coarse.render_size=16", "coarse.samples=8", "coarse.hash_levels=4",
@@ -210,6 +219,22 @@ def test_settings_of_an_edit_read_back_whatever_the_instruction_says(source, tmp
     run = create_edit_run(tmp_path / "run", config, avatar)
     assert run.config() == config and config.seed == 9
     assert config.edit.instruction == "${oc.env:HOME}: [a] 'b' # c"
+
+
+def test_an_edit_keeps_what_the_prompt_left_open(source, tmp_path):
+    """Whoever is turned into an elf keeps her shirt, and so does a second edit of her."""
+    avatar = Avatar.load(source)
+    first = edit_config(avatar, "turn him into an elf", device="cpu", seed=11)
+    before, after = (read_prompt(told).values for told in (told_before(avatar), first.edit.told))
+    assert after["subject"] == "elf" and first.prompt == "an elf man wearing a red baseball cap"
+    assert {f: after[f] for f in before if f not in ("subject", "skin")} == {
+        f: before[f] for f in before if f not in ("subject", "skin")
+    }
+    assert first.edit.told != completed_prompt(first.prompt, first.seed)
+    edited = replace(avatar, source_field=SourceField(first, {}), info=AvatarInfo(prompt=first.prompt))
+    second = edit_config(edited, "add round glasses", device="cpu")
+    assert read_prompt(second.edit.told).values == {**after, "eyewear": "round glasses"}
+    assert edit_config(avatar, "make him sad", device="cpu", overrides=["edit.told=a sad man"]).edit.told == "a sad man"
 
 
 def test_the_reference_is_the_finished_mesh_over_the_same_background():

@@ -199,6 +199,6 @@ def instruction_stage(work: Path, device: torch.device | str, seed: int, *, batc
         save_module(model, work / "modules" / MODULE)
 
     return Stage(
-        "instruction", controlnet, loss, export, batch, sheet, learning_rate=4e-4, ema_decay=0.995,
-        warm_up_steps=50, modules={MODULE: controlnet},
+        "instruction", controlnet, loss, export, batch, sheet, learning_rate=6e-4, ema_decay=0.995,
+        warm_up_steps=50, muon=True, modules={MODULE: controlnet},
     )  # fmt: skip

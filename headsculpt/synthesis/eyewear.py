@@ -89,13 +89,13 @@ def _glasses(fit: Fit, name: str, rng: np.random.Generator) -> list[Part]:
 
 
 def _eyepatch(fit: Fit, rng: np.random.Generator) -> list[Part]:
-    side = 1.0 if rng.random() < 0.5 else -1.0
-    eye = np.asarray(fit.anchors["left_eye" if side > 0 else "right_eye"], np.float64)
+    # Always over the head's left eye: no caption says which, and a prior that has seen either covers both.
+    eye = np.asarray(fit.anchors["left_eye"], np.float64)
     colour = varied((0.045, 0.045, 0.05), rng, 0.05)
     a = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     shape = np.stack([0.118 * np.cos(a), 0.105 * np.sin(a) - 0.03 * np.abs(np.sin(0.5 * a)) ** 2], 1)
     radii = np.array([0.02, 0.5, 0.8, 1.0])
-    xy = eye[:2] + np.array([side * 0.006, 0.012]) + shape[None] * radii[:, None, None]
+    xy = eye[:2] + np.array([0.006, 0.012]) + shape[None] * radii[:, None, None]
     surface = fit.front(xy[..., 0], xy[..., 1])
     # A cup over the eye: at least as far out as the eyeball, closing onto the skin at the rim.
     z = np.maximum(surface + 0.012, eye[2] + np.array([0.105, 0.098, 0.08, 0.0])[:, None])
@@ -112,7 +112,7 @@ def _eyepatch(fit: Fit, rng: np.random.Generator) -> list[Part]:
     y = (
         eye[1]
         + 0.035
-        + 0.16 * np.clip(-np.sin(angle) * side, -0.15, 1)
+        + 0.16 * np.clip(-np.sin(angle), -0.15, 1)
         + 0.06 * np.clip(-np.cos(angle), 0, 1)
     )
     path = _around(fit, angle, y, 0.012)
