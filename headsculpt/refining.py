@@ -24,12 +24,13 @@ from headsculpt.sculpting_stages import FineStage, drop_bad_gradients, split_par
 if TYPE_CHECKING:
     from headsculpt.guidance.score_distillation import Guidance
 
-# (azimuth, elevation, half height), angles in degrees: the face from near, then the head from all around, a little
-# from above where its top is to be seen, then the face once more.
+# (azimuth, elevation, half height), angles in degrees: the face from near, then the bust from all around and so far
+# off that its rim is in frame (what no view shows is spoilt by what shares its table entries), a little from above
+# where the top is to be seen, then the face once more.
 VIEWS = (
     (0.0, 5.0, 0.42), (32.0, 5.0, 0.42), (-32.0, 5.0, 0.42), (60.0, 5.0, 0.48), (-60.0, 5.0, 0.48), (0.0, 5.0, 0.6),
-    (0.0, 5.0, 0.9), (90.0, 5.0, 0.8), (-90.0, 5.0, 0.8), (135.0, 10.0, 0.85), (-135.0, 10.0, 0.85),
-    (180.0, 30.0, 0.85), (40.0, 30.0, 0.9), (-40.0, 30.0, 0.9),
+    (0.0, 5.0, 1.05), (90.0, 5.0, 0.95), (-90.0, 5.0, 0.95), (135.0, 10.0, 1.05), (-135.0, 10.0, 1.05),
+    (180.0, 30.0, 0.95), (40.0, 30.0, 1.05), (-40.0, 30.0, 1.05),
     (0.0, 5.0, 0.42),
 )  # fmt: skip
 # What is behind shares the colour field's tables with the face, so until their turn comes these views are learnt
