@@ -3,6 +3,11 @@
 Letters: N points, L levels, F features a level, C = L * F. A table is flat, ``offset[l] + index * F + f``.
 Every kernel takes the levels' geometry as arrays, so that one compiled version serves all grids.
 
+The two kernels that every step of a NeRF takes, :func:`forward` and :func:`backward_table`, go through their points
+in chunks: first the corners' table entries and weights of a whole chunk, in a loop that compiles to vector
+instructions, then the table itself, entry by entry. That loop stays scalar where its arrays are two-dimensional
+(with rows of unknown stride, the compiler cannot tell that they do not overlap), so the chunk's arrays are flat.
+
 Determinism: what gathers is parallel over blocks of points; what scatters is parallel over levels, and a
 level owns its slice of the table, so the order of additions never depends on the number of threads.
 """
@@ -12,9 +17,12 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-BLOCK = 4096  # points a block: enough that a level's table stays in cache, few enough that the points do
+BLOCK = 16384  # points a block: enough that a level's table stays in cache, few enough that the points do
+CHUNK = 64  # points whose corners are worked out at once: 4 kB
 _P1 = np.uint32(2654435761)
 _P2 = np.uint32(805459861)
+# Unsigned, as all indices are: a signed one might count from the end, which costs a test.
+_NONE, _NEXT, _BESIDE = np.uint32(0), np.uint32(1), np.uint64(1)
 _ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
 _TWO, _THREE, _SIX = np.float32(2), np.float32(3), np.float32(6)
 
@@ -94,13 +102,88 @@ def _directional(fx, fy, fz, vx, vy, vz):
     )
 
 
-@numba.njit(cache=True, nogil=True, parallel=True)
+@numba.njit(cache=True, nogil=True)
+def _clamped(x, start, stop, flat):
+    """Points ``start`` to ``stop`` of ``x (N, 3)``, clamped to [0, 1] (NaN to 0): all x, all y, all z, BLOCK each."""
+    for axis in range(3):
+        for n in range(stop - start):
+            value = x[start + n, axis]
+            value = value if value > _ZERO else _ZERO
+            flat[axis * BLOCK + n] = value if value < _ONE else _ONE
+
+
+@numba.njit(cache=True, nogil=True)
+def _scratch():
+    """Arrays of a chunk: cells ``(3 * CHUNK)``, entries and weights ``(8 * CHUNK)``; flat, corner by corner.
+
+    They lie side by side from the start of a page: elsewhere, stores take up to three times as long.
+    """
+    memory = np.empty(19 * CHUNK + 1024, np.float32)
+    first = (-memory.ctypes.data) % 4096 // 4
+    a, b, c = first + 8 * CHUNK, first + 16 * CHUNK, first + 19 * CHUNK
+    return memory[b:c].view(np.uint32), memory[first:a].view(np.uint32), memory[a:b]
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"contract"})
+def _place(points, first, scale, smooth, cells, weights):
+    """Cells of CHUNK points from :func:`_clamped`, those from ``first`` on, and their corners' weights."""
+    for j in range(CHUNK):
+        px = points[first + j] * scale + _HALF
+        py = points[BLOCK + first + j] * scale + _HALF
+        pz = points[2 * BLOCK + first + j] * scale + _HALF
+        cx, cy, cz = np.int32(px), np.int32(py), np.int32(pz)
+        fx, fy, fz = px - np.float32(cx), py - np.float32(cy), pz - np.float32(cz)
+        if smooth:
+            fx, fy, fz = _smooth(fx), _smooth(fy), _smooth(fz)
+        gx, gy, gz = _ONE - fx, _ONE - fy, _ONE - fz
+        a, b, c, d = gx * gy, fx * gy, gx * fy, fx * fy
+        weights[j], weights[CHUNK + j] = a * gz, b * gz
+        weights[2 * CHUNK + j], weights[3 * CHUNK + j] = c * gz, d * gz
+        weights[4 * CHUNK + j], weights[5 * CHUNK + j] = a * fz, b * fz
+        weights[6 * CHUNK + j], weights[7 * CHUNK + j] = c * fz, d * fz
+        cells[j], cells[CHUNK + j], cells[2 * CHUNK + j] = np.uint32(cx), np.uint32(cy), np.uint32(cz)
+
+
+@numba.njit(cache=True, nogil=True)
+def _hashed(cells, size, entries):
+    """Table entries of the corners of CHUNK cells, where the table is smaller than the grid."""
+    mask = np.uint32(size - 1)
+    for j in range(CHUNK):
+        x0 = cells[j]
+        x1 = np.uint32(x0 + _NEXT)
+        y0, z0 = np.uint32(cells[CHUNK + j] * _P1), np.uint32(cells[2 * CHUNK + j] * _P2)
+        y1, z1 = np.uint32(y0 + _P1), np.uint32(z0 + _P2)
+        p, q, r, t = y0 ^ z0, y1 ^ z0, y0 ^ z1, y1 ^ z1
+        entries[j], entries[CHUNK + j] = (x0 ^ p) & mask, (x1 ^ p) & mask
+        entries[2 * CHUNK + j], entries[3 * CHUNK + j] = (x0 ^ q) & mask, (x1 ^ q) & mask
+        entries[4 * CHUNK + j], entries[5 * CHUNK + j] = (x0 ^ r) & mask, (x1 ^ r) & mask
+        entries[6 * CHUNK + j], entries[7 * CHUNK + j] = (x0 ^ t) & mask, (x1 ^ t) & mask
+
+
+@numba.njit(cache=True, nogil=True)
+def _numbered(cells, resolution, size, entries):
+    """Table entries of the corners of CHUNK cells, where the table has one for each."""
+    row, count = np.uint32(resolution), np.uint32(size)
+    layer = np.uint32(row * row)
+    for k in range(8):
+        step = np.uint32(np.uint32(k & 1) + (row if k & 2 else _NONE) + (layer if k & 4 else _NONE))
+        for j in range(CHUNK):
+            entry = np.uint32(cells[j] + cells[CHUNK + j] * row + cells[2 * CHUNK + j] * layer + step)
+            # Beyond the table only in the last half cell before the far border, and by less than its size.
+            entries[k * CHUNK + j] = entry if entry < count else np.uint32(entry - count)
+
+
+@numba.njit(cache=True, nogil=True, parallel=True, fastmath={"contract"})
 def forward(x, table, offsets, sizes, resolutions, scales, dense, active, features, smooth, out):
     """Features of points: ``x (N, 3)``, ``out (N, C)``; levels from ``active`` on are set to 0."""
     count, levels = x.shape[0], sizes.shape[0]
+    width = np.uint64(features)
     for block in numba.prange((count + BLOCK - 1) // BLOCK):
         start = block * BLOCK
         stop = min(count, start + BLOCK)
+        points = np.zeros(3 * BLOCK + CHUNK, np.float32)
+        cells, entries, weights = _scratch()
+        _clamped(x, start, stop, points)
         for level in range(levels):
             column = level * features
             if level >= active:
@@ -108,35 +191,32 @@ def forward(x, table, offsets, sizes, resolutions, scales, dense, active, featur
                     for f in range(features):
                         out[n, column + f] = _ZERO
                 continue
-            resolution, size, scale = resolutions[level], sizes[level], scales[level]
-            is_dense = dense[level]
             part = table[offsets[level] : offsets[level + 1]]
-            for n in range(start, stop):
-                cx, fx = _cell(x[n, 0], scale)
-                cy, fy = _cell(x[n, 1], scale)
-                cz, fz = _cell(x[n, 2], scale)
-                if smooth:
-                    fx, fy, fz = _smooth(fx), _smooth(fy), _smooth(fz)
-                i = _indices(cx, cy, cz, resolution, size, is_dense)
-                w = _weights(fx, fy, fz)
-                if features == 2:
-                    i0, i1, i2, i3 = 2 * i[0], 2 * i[1], 2 * i[2], 2 * i[3]
-                    i4, i5, i6, i7 = 2 * i[4], 2 * i[5], 2 * i[6], 2 * i[7]
-                    a = w[0] * part[i0] + w[1] * part[i1] + w[2] * part[i2] + w[3] * part[i3]
-                    b = w[0] * part[i0 + 1] + w[1] * part[i1 + 1] + w[2] * part[i2 + 1] + w[3] * part[i3 + 1]
-                    a += w[4] * part[i4] + w[5] * part[i5] + w[6] * part[i6] + w[7] * part[i7]
-                    b += w[4] * part[i4 + 1] + w[5] * part[i5 + 1] + w[6] * part[i6 + 1] + w[7] * part[i7 + 1]
-                    out[n, column] = a
-                    out[n, column + 1] = b
+            for chunk in range(start, stop, CHUNK):
+                _place(points, chunk - start, scales[level], smooth, cells, weights)
+                if dense[level]:
+                    _numbered(cells, resolutions[level], sizes[level], entries)
                 else:
-                    for f in range(features):
-                        a = _ZERO
+                    _hashed(cells, sizes[level], entries)
+                for j in range(min(CHUNK, stop - chunk)):
+                    if features == 2:
+                        a, b = _ZERO, _ZERO
                         for k in range(8):
-                            a += w[k] * part[features * i[k] + f]
-                        out[n, column + f] = a
+                            entry, weight = width * np.uint64(entries[k * CHUNK + j]), weights[k * CHUNK + j]
+                            a += weight * part[entry]
+                            b += weight * part[entry + _BESIDE]
+                        out[chunk + j, column] = a
+                        out[chunk + j, column + 1] = b
+                    else:
+                        for f in range(features):
+                            a = _ZERO
+                            for k in range(8):
+                                entry = width * np.uint64(entries[k * CHUNK + j]) + np.uint64(f)
+                                a += weights[k * CHUNK + j] * part[entry]
+                            out[chunk + j, column + f] = a
 
 
-@numba.njit(cache=True, nogil=True, parallel=True)
+@numba.njit(cache=True, nogil=True, parallel=True, fastmath={"contract"})
 def backward_table(
     x, grad, offsets, sizes, resolutions, scales, dense, active, features, smooth, groups, out
 ):
@@ -144,34 +224,37 @@ def backward_table(
 
     A group takes every ``groups``-th level, so that cheap coarse and costly fine levels are spread.
     """
-    count, levels = x.shape[0], sizes.shape[0]
+    count, levels = x.shape[0], min(sizes.shape[0], active)
+    width = np.uint64(features)
     for group in numba.prange(groups):
+        points = np.zeros(3 * BLOCK + CHUNK, np.float32)
+        cells, entries, weights = _scratch()
         for block in range((count + BLOCK - 1) // BLOCK):
             start = block * BLOCK
             stop = min(count, start + BLOCK)
-            for level in range(group, min(levels, active), groups):
+            _clamped(x, start, stop, points)
+            for level in range(group, levels, groups):
                 column = level * features
-                resolution, size, scale = resolutions[level], sizes[level], scales[level]
-                is_dense = dense[level]
                 part = out[offsets[level] : offsets[level + 1]]
-                for n in range(start, stop):
-                    cx, fx = _cell(x[n, 0], scale)
-                    cy, fy = _cell(x[n, 1], scale)
-                    cz, fz = _cell(x[n, 2], scale)
-                    if smooth:
-                        fx, fy, fz = _smooth(fx), _smooth(fy), _smooth(fz)
-                    i = _indices(cx, cy, cz, resolution, size, is_dense)
-                    w = _weights(fx, fy, fz)
-                    if features == 2:
-                        a, b = grad[n, column], grad[n, column + 1]
-                        for k in range(8):
-                            part[2 * i[k]] += w[k] * a
-                            part[2 * i[k] + 1] += w[k] * b
+                for chunk in range(start, stop, CHUNK):
+                    _place(points, chunk - start, scales[level], smooth, cells, weights)
+                    if dense[level]:
+                        _numbered(cells, resolutions[level], sizes[level], entries)
                     else:
-                        for f in range(features):
-                            a = grad[n, column + f]
+                        _hashed(cells, sizes[level], entries)
+                    for j in range(min(CHUNK, stop - chunk)):
+                        if features == 2:
+                            a, b = grad[chunk + j, column], grad[chunk + j, column + 1]
                             for k in range(8):
-                                part[features * i[k] + f] += w[k] * a
+                                entry, weight = width * np.uint64(entries[k * CHUNK + j]), weights[k * CHUNK + j]
+                                part[entry] += weight * a
+                                part[entry + _BESIDE] += weight * b
+                        else:
+                            for f in range(features):
+                                a = grad[chunk + j, column + f]
+                                for k in range(8):
+                                    entry = width * np.uint64(entries[k * CHUNK + j]) + np.uint64(f)
+                                    part[entry] += weights[k * CHUNK + j] * a
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
