@@ -12,8 +12,6 @@ import torch
 
 from headsculpt.evaluation import train_judge
 from headsculpt.evaluation.judge import (
-    AZIMUTH_LIMIT_DEG,
-    COVERING_HATS,
     SIZE,
     Judge,
     JudgeConfig,
@@ -21,11 +19,11 @@ from headsculpt.evaluation.judge import (
     band_label,
     face_crops,
     load_judge,
-    visible_families,
 )
 from headsculpt.priors.dataset import VIEWS_PER_FIGURE, open_dataset
 from headsculpt.priors.training import Budget, train
 from headsculpt.synthesis.attributes import VALUES, Attributes
+from headsculpt.synthesis.visibility import AZIMUTH_LIMIT_DEG, COVERING_HATS, visible_families
 
 FACE_ONLY = {"expression", "face", "nose", "eyewear", "facial_hair"}
 SMALL = JudgeConfig((8, 16, 16), (1, 1, 1), (8, 8), (1, 1), {"oval": 3, "lips": 2})

@@ -20,9 +20,10 @@ from PIL import Image
 from torch import Tensor
 
 from headsculpt.evaluation.contact_sheet import contact_sheet
-from headsculpt.evaluation.judge import Judge, load_judge, visible_families
+from headsculpt.evaluation.judge import Judge, load_judge
 from headsculpt.run_folder import write_atomically
 from headsculpt.synthesis.attributes import VALUES, Attributes
+from headsculpt.synthesis.visibility import visible_families
 
 if TYPE_CHECKING:
     from headsculpt.priors.prior import Prior
@@ -91,7 +92,7 @@ def evaluate_prior(
     """Samples for random captions, and how many of the named attributes the judge reads as named.
 
     A family counts where the caption names it and the picture can show it: see
-    :func:`headsculpt.evaluation.judge.visible_families`, with the framing that the judge estimates, since a
+    :func:`headsculpt.synthesis.visibility.visible_families`, with the framing that the judge estimates, since a
     caption leaves the framing open.
 
     Args:

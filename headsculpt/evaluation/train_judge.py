@@ -28,13 +28,12 @@ from headsculpt.evaluation.judge import (
     JudgeNetwork,
     band_label,
     load_judge,
-    visible_families,
 )  # fmt: skip
 from headsculpt.priors.dataset import VIEWS_PER_FIGURE, Portraits, open_dataset
 from headsculpt.priors.training import Budget, Stage, train
-from headsculpt.synthesis.attributes import VALUES, Attributes
+from headsculpt.synthesis.attributes import VALUES
+from headsculpt.synthesis.visibility import IGNORED, visible_labels
 
-IGNORED = -100  # cross_entropy's own default for "no label"
 LANDMARK_LIMIT_DEG = 100.0
 BATCH = 64
 STATISTICS_BATCHES = 60
@@ -62,22 +61,11 @@ class Batch:
     face_pasted: Tensor
 
 
-def labels_of(
-    attributes: Attributes, azimuth_deg: float, elevation_deg: float, half_height: float
-) -> list[int]:
-    """One row of ``Batch.labels``."""
-    seen = visible_families(attributes, azimuth_deg, half_height, elevation_deg)
-    return [
-        values.index(getattr(attributes, family)) if family in seen else IGNORED
-        for family, values in VALUES.items()
-    ]
-
-
 def batch_of(portraits: Portraits, rows: np.ndarray) -> Batch:
     """Those images of a data set."""
     views, landmarks = portraits.views[rows], torch.from_numpy(portraits.landmarks[rows])
     people = [portraits.attributes[row // VIEWS_PER_FIGURE] for row in rows.tolist()]
-    labels = [labels_of(a, *map(float, v)) for a, v in zip(people, views, strict=True)]
+    labels = [visible_labels(a, *map(float, v)) for a, v in zip(people, views, strict=True)]
     return Batch(
         torch.from_numpy(portraits.images(rows)).permute(0, 3, 1, 2).contiguous().float() / 255,
         torch.tensor(labels),

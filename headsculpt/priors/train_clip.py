@@ -69,7 +69,7 @@ def shown_truth(portraits: Portraits) -> tuple[NDArray, NDArray]:
         values ``(N, F)`` int64 in the order of ``FIELDS``, and ``(N, F)`` bool, False where the picture does
         not show the field (the glasses of a head seen from behind).
     """
-    from headsculpt.evaluation.judge import visible_families
+    from headsculpt.synthesis.visibility import visible_families
 
     values = np.zeros((len(portraits), len(FIELDS)), np.int64)
     visible = np.ones((len(portraits), len(FIELDS)), bool)
