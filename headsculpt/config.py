@@ -417,7 +417,7 @@ def validated(config: SculptConfig) -> SculptConfig:
         name = key.rpartition(".")[2]
         if isinstance(value, float) and value != value:
             raise ValueError(f"{key} is not a number")
-        if name == "steps" and value < 0:
+        if name in _NOT_NEGATIVE and value < 0:
             raise ValueError(f"{key} is {value}; expected 0 or more")
         if name in _AT_LEAST_ONE and value < _AT_LEAST_ONE[name]:
             raise ValueError(f"{key} is {value}; expected at least {_AT_LEAST_ONE[name]}")
@@ -438,13 +438,18 @@ def validated(config: SculptConfig) -> SculptConfig:
             raise ValueError(f"edit.{key} is {value}; expected 0 to 1")
     if edit.mask_threshold <= 0:
         raise ValueError(f"edit.mask_threshold is {edit.mask_threshold}; expected more than 0")
-    if not -(2**63) <= config.seed < 2**63:
-        raise ValueError(f"seed is {config.seed}; expected a 64-bit integer")
+    if not 0 <= config.seed < 2**63:
+        raise ValueError(f"seed is {config.seed}; expected 0 or more, below 2^63")
+    if not 4 <= config.coarse.hash_log2_table <= 26:
+        raise ValueError(f"coarse.hash_log2_table is {config.coarse.hash_log2_table}; expected 4 to 26")
     return config
 
 
+_NOT_NEGATIVE = ("steps", "paint_steps", "match_steps", "replay", "t_window")
 _AT_LEAST_ONE = {
     "batch": 1,
+    "denoise_steps": 1,
+    "hash_finest": 16,
     "lora_rank": 1,
     "render_size": 8,
     "samples": 4,

@@ -147,7 +147,10 @@ def edit_config(
         config.edit.strength = float(strength)
     if seed is not None:
         config.seed = seed
+    described = config.prompt
     config = overridden(config, overrides)
+    if config.prompt != described:  # the user says what comes of it
+        config.edit.told = config.edit.told or config.prompt
     for name in _GRID:
         new, old = getattr(config.coarse, name), getattr(source.config.coarse, name)
         if new != old:
@@ -156,7 +159,12 @@ def edit_config(
     if config.edit.reference and has_control(config.prior.name, "instruction"):
         controls.append("instruction")
     config.prior.controls = controls
-    config.edit.told = config.edit.told or _told_after(config, avatar)
+    config.edit.told = _told_after(config, avatar)
+    if config.edit.told == told_before(avatar) and "instruction" not in controls:
+        raise ValueError(
+            f'the prior {config.prior.name!r} edits by its text alone, and "{instruction}" changes nothing in '
+            f'"{config.edit.told}"; name what the head is to have, or describe the result with edit.told=...'
+        )
     return config
 
 
@@ -175,7 +183,7 @@ def _told_after(config: SculptConfig, avatar: Avatar) -> str:
     from headsculpt.synthesis.reading import edited_prompt
 
     # Not the edited prompt completed: "a zombie" wears another shirt than the elf that she was.
-    told = edited_prompt(told_before(avatar), config.edit.instruction).text
+    told = config.edit.told or edited_prompt(told_before(avatar), config.edit.instruction).text
     return completed_prompt(told, config.seed) if config.guidance.complete_prompt else told
 
 
@@ -229,7 +237,11 @@ def edited_info(info: AvatarInfo, source: AvatarInfo, config: SculptConfig) -> A
 
 
 def landmark_prompt(config: SculptConfig, source: Avatar) -> str:
-    """Whose head the landmarks are of: the edited one's where the edit changes its shape."""
+    """Whose head the landmarks are of: the edited one's where the edit changes its shape, else the source's.
+
+    Each is the head that a prompt describes, and one prompt's differs from another's a little in all it says, so
+    landmarks move by up to 0.02 scene units along a chain of edits.
+    """
     from headsculpt.synthesis.reading import edited_prompt
 
     changes = edited_prompt(source.info.prompt, config.edit.instruction).changes
@@ -254,7 +266,13 @@ def edit_guides(
         log.warning(
             "prior '%s' has no instruction ControlNet, so the edit follows its text alone: \"%s\"",
             config.prior.name,
-            config.prompt,
+            config.edit.told or config.prompt,
+        )
+    if config.guidance.score != "sds" or config.guidance.perp_neg:
+        log.warning(
+            "edits blend two predictions by SDS; guidance.score=%s and guidance.perp_neg=%s are for sculpting only",
+            config.guidance.score,
+            config.guidance.perp_neg,
         )
     # Edits from before 0.5.0 have no such words.
     told = replace(config, prompt=config.edit.told or config.prompt)

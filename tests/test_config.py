@@ -103,3 +103,19 @@ def test_a_file_from_before_a_setting_means_what_was_done_then():
     old = "\n".join(line for line in to_yaml(now).splitlines() if not line.strip().startswith(names))
     then = config_from_yaml(old, "then")
     assert (then.coarse.replay, then.fine.replay, then.coarse.prior_inside_slope) == (0, 0, 50)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("seed=-1", "seed is -1; expected 0 or more"),
+        ("coarse.replay=-1", "coarse.replay is -1; expected 0 or more"),
+        ("fine.denoise_steps=0", "fine.denoise_steps is 0; expected at least 1"),
+        ("coarse.hash_log2_table=40", "coarse.hash_log2_table is 40; expected 4 to 26"),
+        ("coarse.hash_finest=4", "coarse.hash_finest is 4; expected at least 16"),
+        ("refine.t_window=-1", "refine.t_window is -1.0; expected 0 or more"),
+    ],
+)
+def test_values_that_no_run_can_use(setting, message):
+    with pytest.raises(ValueError, match=message):
+        load_config("mini", [setting])

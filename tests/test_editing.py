@@ -133,7 +133,7 @@ def test_a_prior_without_instruction_controlnet_says_so_and_edits_by_text(source
     with caplog.at_level("WARNING", logger="headsculpt"):
         cli.console.logging.getLogger("headsculpt").propagate = True
         made = avatar.edit("add round glasses", device="cpu", overrides=[f"prior.name={bare}"])
-    assert 'has no instruction ControlNet, so the edit follows its text alone: "a man wearing round' in caplog.text
+    assert 'has no instruction ControlNet, so the edit follows its text alone: "a pale man with' in caplog.text
     assert made.info.instruction == "add round glasses"
 
 
@@ -234,7 +234,21 @@ def test_an_edit_keeps_what_the_prompt_left_open(source, tmp_path):
     edited = replace(avatar, source_field=SourceField(first, {}), info=AvatarInfo(prompt=first.prompt))
     second = edit_config(edited, "add round glasses", device="cpu")
     assert read_prompt(second.edit.told).values == {**after, "eyewear": "round glasses"}
-    assert edit_config(avatar, "make him sad", device="cpu", overrides=["edit.told=a sad man"]).edit.told == "a sad man"
+    told = [
+        edit_config(avatar, "make him sad", device="cpu", overrides=[override]).edit.told
+        for override in ("edit.told=a sad king", "prompt=a sad king")
+    ]
+    assert told == [completed_prompt("a sad king", 4)] * 2
+
+
+def test_an_edit_that_says_nothing_new_is_refused_where_only_its_text_counts(source, prior, tmp_path):
+    bare = Path(shutil.copytree(prior, tmp_path / "prior"))
+    shutil.rmtree(bare / "controlnet_instruction")
+    avatar = Avatar.load(source)
+    message = 'edits by its text alone, and "put him in a t-shirt" changes nothing in "a pale man with'
+    with pytest.raises(ValueError, match=message):
+        edit_config(avatar, "put him in a t-shirt", device="cpu", overrides=[f"prior.name={bare}"])
+    edit_config(avatar, "put him in a t-shirt", device="cpu")  # here the instruction itself is told
 
 
 def test_the_reference_is_the_finished_mesh_over_the_same_background():

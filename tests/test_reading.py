@@ -85,6 +85,23 @@ def test_a_plain_sentence_of_a_reading_reads_the_same():
         ("a man", "add a cap and a parrot", "a man wearing a baseball cap, add a cap and a parrot"),
         ("a clockmaker", "make it baroque", "a clockmaker, make it baroque"),
         ("{}", "${x}", "{}, ${x}"),
+        # A colour before an unknown thing is the thing's, and no skin.
+        ("a pale man", "put black glasses on him", "a pale man, put black glasses on him"),
+        ("a woman", "give her blue eyes", "a woman, give her blue eyes"),
+        ("a woman", "make her blue", "a blue woman"),
+        ("a man", "make his ears green", "a man, make his ears green"),
+        # What is not understood stays as typed; clauses that are understood are said anew.
+        (
+            "a clockmaker, with short white hair, wearing a red t-shirt",
+            "put him in a suit and tie",
+            "a clockmaker, with short white hair, wearing a suit and tie",
+        ),
+        (
+            "a man with white hair and wearing a grey t-shirt, make it baroque",
+            "make him bald",
+            "a man with a bald head, wearing a grey t-shirt, make it baroque",
+        ),
+        ("an elf, make it baroque", "turn her into an orc", "an orc, make it baroque"),
     ],
 )  # fmt: skip
 def test_the_prompt_of_an_edited_head(prompt: str, instruction: str, text: str):
@@ -111,3 +128,12 @@ def test_the_world_has_no_attribute_that_a_sentence_cannot_say():
             if value != "plain":
                 found = Reading({family: value})
                 assert read_prompt(sentence(found)).values.get(family) == value, (family, sentence(found))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "unread"),
+    [("a woman with blue eyes", "blue"), ("a woman with a black dress", "black"), ("a man with thin eyebrows", "thin")],
+)
+def test_an_adjective_of_something_unknown_says_nothing_of_the_person(prompt: str, unread: str):
+    found = read_prompt(prompt)
+    assert set(found.values) == {"subject"} and unread in found.rest

@@ -134,12 +134,16 @@ class ScoreDistillation:
         self.seed = seed
         self._common: Tensor | None = None
 
+    @property
+    def told(self) -> str:
+        """The prompt as the model is told it."""
+        return completed_prompt(self.prompt, self.seed) if self.config.complete_prompt else self.prompt
+
     def texts(self, cameras: Cameras) -> tuple[Tensor, Tensor]:
         """Text states of the positive and the negative prompts of these views, ``(B, T, D)`` each."""
         style: Any = self.config.prompt_style  # config.validated() checked it
-        told = completed_prompt(self.prompt, self.seed) if self.config.complete_prompt else self.prompt
         pairs = [
-            view_prompt(told, float(a), style=style, back_token=self.back_token)
+            view_prompt(self.told, float(a), style=style, back_token=self.back_token)
             for a in cameras.azimuth_deg
         ]
         negatives = [", ".join(t for t in (n, self.negative_prompt) if t) for _, n in pairs]
@@ -193,7 +197,7 @@ class ScoreDistillation:
         for azimuth, view in zip(cameras.azimuth_deg, views, strict=True):
             left = (float(azimuth) + 180.0) % 360.0 - 180.0 >= 0
             at = {"front": 0.0, "side": 90.0 if left else -90.0, "back": 180.0}[view]
-            prompts.append(view_prompt(self.prompt, at, style=style, back_token=self.back_token)[0])
+            prompts.append(view_prompt(self.told, at, style=style, back_token=self.back_token)[0])
         return self.backbone.embed(prompts)
 
     def _controls(self, cameras: Cameras, progress: float) -> dict[str, Control]:

@@ -69,7 +69,7 @@ def train_prior(
         work: folder of data set, states, logs, sample sheets and modules.
         minutes: budget of the stage over all its runs; :data:`MINUTES` where None. For "all" the budgets
             keep their proportions and sum to this.
-        steps: budget in steps in place of minutes; runs are then reproducible bit for bit.
+        steps: budget in steps in place of minutes; runs of one process are then reproducible bit for bit.
         device: of the training.
         images: size of the data set; of pairs there are :data:`PAIRS` times as many.
         seed: of data set, weights and batches.
@@ -78,7 +78,8 @@ def train_prior(
         threads: of torch on the CPU; all cores where None.
         processes: that share each batch, with as many threads each as the cores allow; best on a CPU.
         batch: images a step, over all processes; :data:`BATCH` where None.
-        start: prior folder whose weights a stage that has not begun yet starts from, e.g. the shipped family.
+        start: prior folder whose weights a stage that has not begun yet starts from, e.g. the shipped family; "text"
+            and "reader" start afresh all the same.
 
     Returns:
         False if interrupted by SIGINT or SIGTERM; what was done is saved.
@@ -126,7 +127,7 @@ def train_prior(
             if not (parallel.run(processes, _train, together) if processes > 1 else _train(**together)):
                 return False
     if stage == "export":
-        for name in MINUTES:
+        for name in MINUTES.keys() - {"reader"}:  # which is no part of the family
             module = {"text": "text_encoder", "instruction": "controlnet_instruction"}.get(name, name)
             if (work / name / "state.pt").exists() and not (work / "modules" / module).exists():
                 export_unfinished(_stage(name)(work, device, seed), work)
@@ -175,7 +176,7 @@ def _train(
     stage = build()
     if parallel.rank() == 0:
         parallel.agreed(0.0)
-    if start is not None and not (work / name / STATE_FILE).exists():
+    if start is not None and stage.modules and not (work / name / STATE_FILE).exists():
         start_from(stage, start)
     return train(stage, work, budget, seed=seed)
 

@@ -11,6 +11,7 @@ with no family and has nothing in common with the judge.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from headsculpt.priors import mini
 from headsculpt.priors.dataset import VIEWS_PER_FIGURE, Portraits
 from headsculpt.priors.sampling import mixed
+from headsculpt.priors.train_vae import weights_stamp
 from headsculpt.priors.training import Stage
 from headsculpt.synthesis.attributes import VALUES
 from headsculpt.synthesis.visibility import IGNORED, visible_labels
@@ -110,7 +112,7 @@ def noised(clean: Tensor, alphas: Tensor, generator: torch.Generator) -> Tensor:
 def reader_stage(
     work: Path, device: torch.device | str, seed: int, *, batch: int = 128, widths: tuple[int, ...] = WIDTHS
 ) -> Stage:
-    """Stage "reader"; needs the data set and the VAE.
+    """Stage "reader"; needs the data set, the text encoder and the VAE.
 
     Raises:
         FileNotFoundError: a stage before has not been trained; says which.
@@ -147,19 +149,35 @@ def reader_stage(
     def export(model: nn.Module) -> None:
         folder = work / "reader"
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(model.state_dict(), folder / FILE)
+        save_file(model.state_dict(), folder / FILE, metadata=_trained_on(work))
 
     return Stage("reader", reader, loss, export, batch, learning_rate=1e-3, ema_decay=0.998, muon=True)
 
 
+def _trained_on(work: Path) -> dict[str, str]:
+    """What a reader depends on; one key, since safetensors writes several in any order."""
+    return {"trained_on": json.dumps({"vae": weights_stamp(work / "modules" / "vae"), "values": VALUES})}
+
+
 def load_reader(work: Path, device: torch.device | str) -> Reader | None:
-    """The trained reader of a work folder, frozen; None where there is none."""
-    from safetensors.torch import load_file
+    """The trained reader of a work folder, frozen; None where there is none.
+
+    Raises:
+        ValueError: it was trained on latents of another VAE, or on other attributes.
+    """
+    from safetensors import safe_open
 
     path = work / "reader" / FILE
     if not path.exists():
         return None
-    state = load_file(path)
+    with safe_open(path, "pt") as file:
+        known = file.metadata()
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+    if known != _trained_on(work):
+        raise ValueError(
+            f"{path} was trained on latents of another VAE or on other attributes than those of {work}; delete "
+            f"{path.parent} and train it again: headsculpt train-prior reader --work {work}"
+        )
     widths = tuple(len(state[f"blocks.{i}.0.first.weight"]) for i in range(len(WIDTHS)))
     reader = Reader(state["conv_in.weight"].shape[1], widths)
     reader.load_state_dict(state)

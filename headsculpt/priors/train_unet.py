@@ -6,7 +6,6 @@ thousands of steps before it is heard, and the UNet learns faces sooner where it
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from headsculpt.priors.dataset import Portraits, open_dataset
 from headsculpt.priors.sampling import decode, embed, mixed, sample_latents
 from headsculpt.priors.train_reader import Reader, all_labels, load_reader, noised, reading_loss
 from headsculpt.priors.train_text import save_module
-from headsculpt.priors.train_vae import to_tensor
+from headsculpt.priors.train_vae import to_tensor, weights_stamp
 from headsculpt.priors.training import Stage
 
 log = logging.getLogger(__name__)
@@ -114,7 +113,7 @@ def _cached_latents(
     folder: Path, portraits: Portraits, vae: Any, weights: Path, device: torch.device | str
 ) -> NDArray:
     """Means of all latents ``(N, C, h, w)`` float16 on disk; goes on where an interrupted pass ended."""
-    stamp = hashlib.sha256((weights / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
+    stamp = weights_stamp(weights)
     size = portraits.shards[0].shape[1] // 2 ** (len(vae.config.block_out_channels) - 1)
     shape = (len(portraits), vae.config.latent_channels, size, size)
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ noise, so that it forgives what the noise predictor gets slightly wrong.
 
 from __future__ import annotations
 
+import hashlib
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,11 @@ CROP = 2  # crops are this many times smaller than the image, and so many more o
 WHOLE_EVERY = 4  # every fourth step sees whole images: group normalisation must know them too
 FACE_PARTS = (("left_eye", "right_eye"), ("lips_outer", "lips_inner"))  # one box each; margins below
 MARGINS = (0.45, 0.30)  # of the box's width: spectacle rims lie well outside the eyes
+
+
+def weights_stamp(folder: Path) -> str:
+    """SHA-256 of a module's weights: what was made with it is stale when this changes."""
+    return hashlib.sha256((folder / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
 
 
 def to_tensor(images: np.ndarray, device: torch.device | str) -> Tensor:

@@ -1,8 +1,8 @@
 """The one training loop of all priors: resumable, with a time budget, a loss log and sample sheets.
 
 ``python -m headsculpt.priors.training STAGE --work DIR --minutes M`` trains one stage. A stage killed at
-any moment goes on where it last saved; run with ``--steps`` it ends bit for bit where an undisturbed run
-ends (with ``--minutes`` the learning rate follows the clock, so it ends near it).
+any moment goes on where it last saved; run with ``--steps`` in one process it ends bit for bit where an undisturbed
+run ends (with ``--minutes`` the learning rate follows the clock, so it ends near it).
 """
 
 from __future__ import annotations

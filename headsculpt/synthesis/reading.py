@@ -77,8 +77,7 @@ def edited_prompt(prompt: str, instruction: str) -> EditedPrompt:
     if not changes:
         return EditedPrompt(f"{prompt}, {instruction}", {})
     if before.rest:
-        said = features({**changes, **_kept_colours(before.values, changes)})
-        text = ", ".join([prompt, *said])
+        text = _clauses_after(prompt, before.values, changes)
     else:
         text = sentence(_after(before, changes))
     return EditedPrompt(f"{text}, {instruction}" if unknown else text, changes)
@@ -105,7 +104,7 @@ def read_prompt(text: str) -> Reading:
                 found.values["subject"] = subject
             left = left[: match.start()] + " | " + left[match.end() :]
             break
-    left = _take(left, _adjectives(), found.values)
+    left = _take(" ".join(left.split()), _adjectives(), found.values)
     found.rest = _unknown(left)
     return found
 
@@ -158,7 +157,7 @@ def read_instruction(text: str, before: Mapping[str, object]) -> tuple[dict[str,
             changes["subject"] = subject
             left = left[: match.start()] + " | " + left[match.end() :]
             break
-    left = _take(left, _adjectives(), changes)
+    left = _take(" ".join(left.split()), _adjectives(), changes)
     return changes, _unknown(left)
 
 
@@ -204,8 +203,30 @@ def _after(before: Reading, changes: Mapping[str, object]) -> Reading:
     return after
 
 
+def _clauses_after(prompt: str, values: Mapping[str, object], changes: Mapping[str, object]) -> str:
+    """A prompt that is not all understood, after the edit: clauses that speak of what changes are said anew."""
+    gone = {*changes, *(f"{garment}_colour" for garment in ("headwear", "clothing") if garment in changes)}
+    if changes.get("hair_style") == "bald" and not _kept_colours(values, changes):
+        gone.add("hair_colour")
+    left, clauses = dict(changes), []
+    for clause in filter(None, (part.strip() for part in prompt.split(","))):
+        said = read_prompt(clause)
+        named = {*said.values, *(said.implied or ())[:1]} & gone
+        if not named or said.rest:  # words that were not understood stay as they were typed
+            clauses.append(clause)
+        elif said.noun:
+            clauses.append(sentence(_after(said, left)))
+            left = {}
+        else:
+            clauses += features({family: value for family, value in said.values.items() if family not in gone})
+    return ", ".join([*clauses, *features({**left, **_kept_colours(values, left)})])
+
+
 def _kept_colours(values: Mapping[str, object], changes: Mapping[str, object]) -> dict[str, object]:
     """The hair's colour, for new hair that was not given another."""
+    beard = changes.get("facial_hair", values.get("facial_hair", "none"))
+    if changes.get("hair_style") == "bald" and beard == "none":
+        return {}
     new_hair = "hair_style" in changes or "facial_hair" in changes
     return {"hair_colour": values["hair_colour"]} if new_hair and "hair_colour" in values else {}
 
@@ -328,7 +349,21 @@ def _adjectives() -> tuple[Rule, ...]:
         for phrase in phrases
     ]
     entries.sort(key=lambda e: len(e[0]), reverse=True)
-    return tuple(_rule(*entry) for entry in entries)
+    return tuple(_bare_rule(*entry) if _is_bare(*entry) else _rule(*entry) for entry in entries)
+
+
+def _is_bare(phrase: str, gives: Mapping[str, object]) -> bool:
+    """Whether an adjective says what it says of a whole person only: a blue woman, but a woman's blue eyes."""
+    return "-" not in phrase and bool({"skin", "face"} & gives.keys())
+
+
+def _bare_rule(phrase: str, gives: Mapping[str, object]) -> Rule:
+    """The adjective where it belongs to the noun (which the text has as "|" by now), or to nothing else."""
+    adjectives = [word for ways in w.BEFORE.values() for words in ways.values() for word in words]
+    before = [*"a an the and very more look all completely him her it them | ,".split(), *adjectives]
+    behind = "|".join(rf"(?<=(?<![\w-]){re.escape(word)} )" for word in before)
+    ahead = "|".join(map(re.escape, ("|", ",", *"and with wearing in who".split(), *adjectives)))
+    return re.compile(rf"(?:^|{behind}){re.escape(phrase)}(?= (?:{ahead})(?![\w-])|$)"), gives, ""
 
 
 @lru_cache(maxsize=1)
