@@ -132,8 +132,10 @@ def test_a_prior_without_instruction_controlnet_says_so_and_edits_by_text(source
     avatar = Avatar.load(source)
     with caplog.at_level("WARNING", logger="headsculpt"):
         cli.console.logging.getLogger("headsculpt").propagate = True
-        made = avatar.edit("add round glasses", device="cpu", overrides=[f"prior.name={bare}"])
+        overrides = [f"prior.name={bare}", "guidance.perp_neg=true"]
+        made = avatar.edit("add round glasses", device="cpu", overrides=overrides)
     assert 'has no instruction ControlNet, so the edit follows its text alone: "a pale man with' in caplog.text
+    assert "guidance.score=sds and guidance.perp_neg=True are for sculpting only" in caplog.text
     assert made.info.instruction == "add round glasses"
 
 

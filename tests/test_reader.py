@@ -89,6 +89,11 @@ def test_the_unet_is_read_where_there_is_a_reader(work: Path, tmp_path: Path) ->
     assert train(reader_stage(whole, "cpu", 0, batch=4, widths=WIDTHS), whole, Budget(steps=4))
     assert (whole / "reader/reader.safetensors").read_bytes() == (mine / "reader/reader.safetensors").read_bytes()
 
+    with open(whole / "modules/vae/diffusion_pytorch_model.safetensors", "ab") as file:
+        file.write(b" ")
+    with pytest.raises(ValueError, match="trained on latents of another VAE.*train-prior reader --work"):
+        load_reader(whole, "cpu")
+
     unet = unet_stage(mine, "cpu", 0, config=mini.TINY_UNET, batch=4)
     unet.sheet = None
     assert train(unet, mine, Budget(steps=2), log_every=1)

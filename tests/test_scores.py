@@ -303,3 +303,16 @@ def test_unknown_scores_and_bad_settings_are_named():
         load_config("mini", ["guidance.ism_interval=0"])
     with pytest.raises(ValueError, match="give particles=ParticleModel"):
         guide(PLAIN, score="vsd")
+
+
+def test_perpendicular_negatives_are_told_what_completes_the_prompt(monkeypatch: pytest.MonkeyPatch):
+    guidance, said = guide(PLAIN, perp_neg=True, complete_prompt=True), list[str]()
+
+    def embed(texts: Sequence[str]) -> Tensor:
+        said.extend(texts)
+        return torch.zeros(len(texts), 1, 1)
+
+    monkeypatch.setattr(guidance.backbone, "embed", embed)
+    guidance._states(framed([30.0], 0.0, 1.0, height=8, width=8))
+    views = [text for text in said if "view" in text]
+    assert len(views) >= 4 and all(text.startswith(guidance.told) for text in views) and guidance.told != "elf"
