@@ -217,6 +217,22 @@ def test_held_out_accuracy_counts_only_what_is_seen(tmp_path):
     assert "all attributes" in train_judge.accuracy_table(accuracy)
 
 
+def test_figures_are_read_from_all_sides_and_counted_where_a_view_shows_them(monkeypatch):
+    person = Attributes(hair_style="bald", nose="big")
+
+    class AlmostRight(Judge):  # reads the truth, but for the nose
+        def read_views(self, images, azimuth_deg, half_height=1.0):
+            assert images.shape == (len(azimuth_deg), 3, 128, 128) and 0 <= images.min() < images.max() <= 1
+            return {f: ("long" if f == "nose" else getattr(person, f), torch.ones(1)) for f in VALUES}
+
+    monkeypatch.setattr(train_judge, "sample_attributes", lambda rng: person)
+    accuracy = train_judge.figure_accuracy(AlmostRight(JudgeNetwork(SMALL)), count=2)
+    assert accuracy.pop("nose") == 0 and accuracy["subject"] == 1
+    assert "hair_colour" not in accuracy  # no view of a bald head shows it
+    families = len(accuracy)  # with "all" for the nose
+    assert accuracy["all"] == pytest.approx(1 - 1 / families)
+
+
 def test_pasted_faces_are_labelled_as_faces_and_nothing_else(tmp_path):
     portraits = open_dataset(write_portraits(tmp_path, figures=40))
     batch = train_judge.batch_of(portraits, np.arange(len(portraits)))

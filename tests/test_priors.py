@@ -135,6 +135,23 @@ def test_velocity_loss_is_zero_for_the_true_velocity() -> None:
     assert torch.isfinite(velocity_loss(v + 1, latents, noise, alphas))
 
 
+def test_velocity_loss_counts_an_error_by_the_weight_of_its_place() -> None:
+    latents, noise = torch.randn(2, 4, 4, 4), torch.randn(2, 4, 4, 4)
+    alphas = torch.tensor([0.4, 0.6])
+    a = alphas[:, None, None, None]
+    v = a.sqrt() * noise - (1 - a).sqrt() * latents
+    places = torch.ones(2, 1, 4, 4)
+    places[:, :, :2] = 4.0
+    heavy, light = v.clone(), v.clone()
+    heavy[:, :, 0, 0] += 1.0
+    light[:, :, 3, 3] += 1.0
+
+    losses = [float(velocity_loss(out, latents, noise, alphas, places)) for out in (heavy, light)]
+    assert losses[0] == pytest.approx(4 * losses[1], rel=1e-5)
+    plain = [float(velocity_loss(v + 1, latents, noise, alphas, of)) for of in (places, None)]
+    assert plain[0] == pytest.approx(plain[1], rel=1e-5)  # the same everywhere: weights change nothing
+
+
 def test_standardising_latents_keeps_the_images() -> None:
     torch.manual_seed(0)
     vae, pictures = mini.make_vae(mini.TINY_VAE), torch.rand(6, 3, 32, 32) * 2 - 1

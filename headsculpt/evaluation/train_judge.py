@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from headsculpt.cameras import framed
+from headsculpt.evaluation.evaluate import BACKGROUND, ELEVATION_DEG, READ_VIEWS
 from headsculpt.evaluation.judge import (
     FACE_SEEN_DEG,
     FRONTAL_DEG,
@@ -32,7 +34,10 @@ from headsculpt.evaluation.judge import (
 from headsculpt.priors.dataset import VIEWS_PER_FIGURE, Portraits, open_dataset
 from headsculpt.priors.training import Budget, Stage, train
 from headsculpt.synthesis.attributes import VALUES
-from headsculpt.synthesis.visibility import IGNORED, visible_labels
+from headsculpt.synthesis.captions import sample_attributes
+from headsculpt.synthesis.figure import build_figure
+from headsculpt.synthesis.render import render_figure
+from headsculpt.synthesis.visibility import IGNORED, visible_families, visible_labels
 
 LANDMARK_LIMIT_DEG = 100.0
 BATCH = 64
@@ -260,6 +265,34 @@ def held_out_accuracy(judge: Judge, portraits: Portraits, rows: np.ndarray) -> d
     return result
 
 
+def figure_accuracy(judge: Judge, count: int = 160, seed: int = 123) -> dict[str, float]:
+    """Accuracy by family over whole figures of the world, read from many views as sculpted heads are.
+
+    Args:
+        judge: to measure.
+        count: of figures; none of them is in a data set.
+        seed: of the figures.
+
+    Returns:
+        the share of right readings of each family that some view shows, and of all together as ``all``.
+    """
+    rng = np.random.default_rng((99, seed))
+    azimuths, framings = (list(column) for column in zip(*READ_VIEWS, strict=True))
+    cameras = framed(azimuths, [ELEVATION_DEG] * len(azimuths), framings, height=SIZE, width=SIZE)
+    right: dict[str, list[bool]] = {family: [] for family in VALUES}
+    for _ in range(count):
+        person = sample_attributes(rng)
+        pictures = render_figure(build_figure(person, rng), cameras, background=np.float32(BACKGROUND))["rgb"]
+        images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+        read = judge.read_views(images, azimuths, framings)
+        places = zip(azimuths, framings, strict=True)
+        for family in set().union(*(visible_families(person, a, h, ELEVATION_DEG) for a, h in places)):
+            right[family].append(family in read and read[family][0] == getattr(person, family))
+    result = {family: float(np.mean(hits)) for family, hits in right.items() if hits}
+    result["all"] = float(np.mean(sum(right.values(), [])))
+    return result
+
+
 def accuracy_table(accuracy: dict[str, float]) -> str:
     """Lines to print."""
     lines = [f"{name:18s} {100 * value:6.2f} %" for name, value in accuracy.items() if name != "all"]
@@ -283,6 +316,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--figures", type=int, default=160, help="read from all sides as well, after the pictures")
     parser.add_argument("--only-measure", action="store_true", help="measure the weights that are there")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -315,6 +349,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print(accuracy_table(judge.accuracy))
     print(f"read off {len(held_rows)} held-out pictures; weights in {given.weights}")
+    if given.figures > 0:
+        print("\n" + accuracy_table(figure_accuracy(judge, given.figures)))
+        print(f"read off {given.figures} new figures, each from {len(READ_VIEWS)} views, as sculpted heads are")
     return 0
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from headsculpt.priors.dataset import Portraits, open_dataset
 from headsculpt.priors.sampling import decode, embed, mixed, sample_latents
 from headsculpt.priors.train_reader import Reader, all_labels, load_reader, noised, reading_loss
 from headsculpt.priors.train_text import save_module
-from headsculpt.priors.train_vae import to_tensor, weights_stamp
+from headsculpt.priors.train_vae import face_weights, to_tensor, weights_stamp
 from headsculpt.priors.training import Stage
 
 log = logging.getLogger(__name__)
@@ -156,7 +157,9 @@ def stratified_timesteps(count: int, total: int, generator: torch.Generator) -> 
     return (places * total).long().clamp(max=total - 1)
 
 
-def velocity_loss(output: Tensor, latents: Tensor, noise: Tensor, alphas: Tensor) -> Tensor:
+def velocity_loss(
+    output: Tensor, latents: Tensor, noise: Tensor, alphas: Tensor, places: Tensor | None = None
+) -> Tensor:
     """Squared error of v, of nearly clean latents less.
 
     v = sqrt(a) noise - sqrt(1 - a) latents (Salimans & Ho 2022). The weight is min(1, gamma / SNR): on the clean side
@@ -169,14 +172,18 @@ def velocity_loss(output: Tensor, latents: Tensor, noise: Tensor, alphas: Tensor
         output: ``(B, C, h, w)`` predicted v.
         latents, noise: ``(B, C, h, w)``.
         alphas: ``(B,)`` cumulative alphas at the timesteps.
+        places: ``(B, 1, h, w)`` weights of the pixels; None weighs all alike. They change what is learnt first,
+            not what is learnt in the end: each pixel's best answer stays its mean.
     """
     a = alphas[:, None, None, None]
     target = a.sqrt() * noise - (1 - a).sqrt() * latents
     snr = alphas / (1 - alphas).clamp(min=1e-8)
     weight = (SNR_CAP / snr.clamp(min=1e-8)).clamp(max=1)
-    each = (output.float() - target).square().mean((1, 2, 3))
+    errors = (output.float() - target).square().mean(1, keepdim=True)
+    if places is not None:
+        errors = errors * places / places.mean()
     # Divided by the mean weight, so that the learning rate means what it does without weights.
-    return (weight * each).sum() / weight.sum()
+    return (weight * errors.mean((1, 2, 3))).sum() / weight.sum()
 
 
 def read_estimates(
@@ -259,7 +266,9 @@ def unet_stage(
         noisy = frozen.scheduler.add_noise(latents, noise, t)
         with mixed(device):
             output = model(noisy, t, text, drawn, mapped.to(device))
-        error = velocity_loss(output, latents, noise, alphas[t])
+        # A mouth is a latent or two of 256: with all alike, smiles are learnt after everything else.
+        places = F.adaptive_avg_pool2d(face_weights(portraits, indices, size), latents.shape[-1]).to(device)
+        error = velocity_loss(output, latents, noise, alphas[t], places)
         if reader is None or labels is None:
             return error, {}
         told = t < READ_BELOW * len(alphas)
