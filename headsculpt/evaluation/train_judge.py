@@ -282,7 +282,7 @@ def figure_accuracy(judge: Judge, count: int = 160, seed: int = 123) -> dict[str
     right: dict[str, list[bool]] = {family: [] for family in VALUES}
     for _ in range(count):
         person = sample_attributes(rng)
-        pictures = render_figure(build_figure(person, rng), cameras, background=np.float32(BACKGROUND))["rgb"]
+        pictures = render_figure(build_figure(person, rng), cameras, background=np.array(BACKGROUND))["rgb"]
         images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
         read = judge.read_views(images, azimuths, framings)
         places = zip(azimuths, framings, strict=True)
