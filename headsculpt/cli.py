@@ -241,7 +241,7 @@ def train_prior(
     stage: Annotated[
         str,
         typer.Argument(
-            metavar="STAGE", help="data, text, head, vae, reader, unet, clip, pairs, instruction, all, or export."
+            metavar="STAGE", help="data, text, head, vae, unet, clip, pairs, instruction, all, or export."
         ),
     ] = "all",
     work: Annotated[Path, typer.Option(help="Folder of data, states, logs and sample sheets.")] = Path(

@@ -22,9 +22,9 @@ from headsculpt.priors.training import STATE_FILE, Budget, Stage, export_unfinis
 log = logging.getLogger(__name__)
 
 # Minutes on two CPU cores; a GPU needs a small part of them for the same number of steps.
-MINUTES = {"text": 6.0, "vae": 40.0, "reader": 8.0, "unet": 150.0, "clip": 12.0, "instruction": 40.0}
-BATCH = {"text": 64, "vae": 4, "reader": 128, "unet": 48, "clip": 256, "instruction": 48}  # images a step
-STAGES = ("data", "text", "head", "vae", "reader", "unet", "clip", "pairs", "instruction")
+MINUTES = {"text": 6.0, "vae": 40.0, "unet": 150.0, "clip": 12.0, "instruction": 40.0}
+BATCH = {"text": 64, "vae": 4, "unet": 48, "clip": 256, "instruction": 48}  # images a step
+STAGES = ("data", "text", "head", "vae", "unet", "clip", "pairs", "instruction")
 IMAGES = 40_000
 PAIRS = 0.4  # pairs of portraits for each portrait of the data set
 EXPORTED = {
@@ -63,9 +63,9 @@ def train_prior(
     """Train one stage of the mini family, or all of them; a stage goes on where it was interrupted.
 
     Args:
-        stage: one of :data:`STAGES` ("reader" helps "unet" and is not exported; "unet" trains the landmark
-            ControlNet with it, "instruction" the ControlNet for edits, on "pairs"), "all", or "export", which
-            writes the family as it stands after the last saved states.
+        stage: one of :data:`STAGES` ("unet" trains the landmark ControlNet with it, "instruction" the ControlNet
+            for edits, on "pairs"), "all", or "export", which writes the family as it stands after the last saved
+            states.
         work: folder of data set, states, logs, sample sheets and modules.
         minutes: budget of the stage over all its runs; :data:`MINUTES` where None. For "all" the budgets
             keep their proportions and sum to this.
@@ -79,7 +79,7 @@ def train_prior(
         processes: that share each batch, with as many threads each as the cores allow; best on a CPU.
         batch: images a step, over all processes; :data:`BATCH` where None.
         start: prior folder whose weights a stage that has not begun yet starts from, e.g. the shipped family; "text"
-            and "reader" start afresh all the same.
+            starts afresh all the same.
 
     Returns:
         False if interrupted by SIGINT or SIGTERM; what was done is saved.
@@ -127,7 +127,7 @@ def train_prior(
             if not (parallel.run(processes, _train, together) if processes > 1 else _train(**together)):
                 return False
     if stage == "export":
-        for name in MINUTES.keys() - {"reader"}:  # which is no part of the family
+        for name in MINUTES:
             module = {"text": "text_encoder", "instruction": "controlnet_instruction"}.get(name, name)
             if (work / name / "state.pt").exists() and not (work / "modules" / module).exists():
                 export_unfinished(_stage(name)(work, device, seed), work)
@@ -186,10 +186,6 @@ def _stage(name: str) -> Callable[..., Stage]:
         from headsculpt.priors.train_text import text_stage
 
         return text_stage
-    if name == "reader":
-        from headsculpt.priors.train_reader import reader_stage
-
-        return reader_stage
     if name == "vae":
         from headsculpt.priors.train_vae import vae_stage
 

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from headsculpt.priors import mini
 from headsculpt.priors.dataset import Portraits, open_dataset
 from headsculpt.priors.sampling import decode, embed, mixed, sample_latents
-from headsculpt.priors.train_reader import Reader, all_labels, load_reader, noised, reading_loss
 from headsculpt.priors.train_text import save_module
 from headsculpt.priors.train_vae import face_weights, to_tensor, weights_stamp
 from headsculpt.priors.training import Stage
@@ -33,8 +32,6 @@ log = logging.getLogger(__name__)
 EMPTY_SHARE = 0.1  # of the texts are dropped, so that guidance has its unconditional half
 MAPPED_SHARE = 0.5  # of the images that show a face come with their landmark map
 SNR_CAP = 5.0  # gamma of Hang et al. 2023
-READING_WEIGHT = 0.02  # of the reader's nats beside the squared error of v
-READ_BELOW = 0.9  # of the schedule: from more noise than this the UNet can only guess
 
 SHEET_TEXTS = (
     "an old man with a white beard and round glasses, front view",
@@ -186,24 +183,6 @@ def velocity_loss(
     return (weight * errors.mean((1, 2, 3))).sum() / weight.sum()
 
 
-def read_estimates(
-    reader: Reader, output: Tensor, noisy: Tensor, t: Tensor, labels: Tensor, alphas: Tensor, generator: torch.Generator
-) -> Tensor:
-    """What the reader makes of the clean latents that v implies; a scalar in nats.
-
-    Args:
-        output, noisy: ``(B, C, h, w)`` predicted v, and what it was predicted from.
-        t: ``(B,)`` its timesteps; the estimates are read at half of them, where they are told from the truth less.
-        labels: ``(B, families)``, see :func:`headsculpt.synthesis.visibility.visible_labels`.
-        alphas: ``(T,)`` of the schedule.
-    """
-    a = alphas[t][:, None, None, None]
-    clean = a.sqrt() * noisy - (1 - a).sqrt() * output.float()
-    again = alphas[t // 2]
-    with mixed(noisy.device):
-        return reading_loss(reader(noised(clean, again, generator), again), labels)
-
-
 class Denoiser(nn.Module):
     """A UNet and the ControlNet that some rows of a batch pass through."""
 
@@ -238,7 +217,7 @@ class Denoiser(nn.Module):
 def unet_stage(
     work: Path, device: torch.device | str, seed: int, *, config: dict = mini.UNET, batch: int = 32
 ) -> Stage:
-    """Stage "unet"; needs the data set, the text encoder and the VAE, and reads with the reader where there is one."""
+    """Stage "unet"; needs the data set, the text encoder and the VAE."""
     frozen = open_frozen(work, device)
     torch.manual_seed(seed)
     unet = mini.make_unet(config)
@@ -247,9 +226,6 @@ def unet_stage(
     portraits = frozen.portraits
     size = portraits.shards[0].shape[1]
     with_face = portraits.landmarks[..., 2].max(1) > 0.5
-    reader = load_reader(work, device)
-    labels = all_labels(portraits) if reader is not None else None
-    log.info("unet: %s", "no reader" if reader is None else f"reads its estimates, weight {READING_WEIGHT}")
 
     def maps(indices: NDArray) -> Tensor:
         drawn = torch.from_numpy(portraits.landmark_maps(indices, size))
@@ -268,14 +244,7 @@ def unet_stage(
             output = model(noisy, t, text, drawn, mapped.to(device))
         # A mouth is a latent or two of 256: with all alike, smiles are learnt after everything else.
         places = F.adaptive_avg_pool2d(face_weights(portraits, indices, size), latents.shape[-1]).to(device)
-        error = velocity_loss(output, latents, noise, alphas[t], places)
-        if reader is None or labels is None:
-            return error, {}
-        told = t < READ_BELOW * len(alphas)
-        read = read_estimates(
-            reader, output[told], noisy[told], t[told], labels[indices][told.cpu()].to(device), alphas, generator
-        )
-        return error + READING_WEIGHT * read, {"velocity": float(error.detach()), "nats": float(read.detach())}
+        return velocity_loss(output, latents, noise, alphas[t], places), {}
 
     facing = np.flatnonzero(with_face)
     shown = facing[np.linspace(0, len(facing) - 1, len(SHEET_TEXTS)).astype(int)]
