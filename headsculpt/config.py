@@ -223,6 +223,7 @@ class RefineConfig:
         steps: optimiser steps for each of its views; 0 leaves it out.
         lr_grid, lr_network: of the colour field.
         keep_weight: of views from behind, which are to stay as they are until their turn comes.
+        chroma_weight: of the total variation of what is colour and not brightness; 0 leaves specks.
         t_max_start, t_max_end: noise of the first view's picture, and of the last one's.
         t_window: how far below that it may be.
         denoise_steps: DDIM steps of each picture.
@@ -233,6 +234,7 @@ class RefineConfig:
     lr_grid: float = 1e-2
     lr_network: float = 1e-3
     keep_weight: float = 0.5
+    chroma_weight: float = 0.5
     guidance_scale: float = 3.0
     t_min: float = 0.02
     t_max_start: float = 0.80
@@ -381,6 +383,8 @@ def _from_tree(tree: Mapping[str, Any]) -> SculptConfig:
     for key, stage in (("coarse.replay", config.coarse), ("fine.replay", config.fine)):
         if key not in given:
             stage.replay = 0
+    if "refine.chroma_weight" not in given:  # of 0.6.0
+        config.refine.chroma_weight = 0.0
     return validated(config)
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from headsculpt.cameras import framed
-from headsculpt.config import load_config
+from headsculpt.config import load_config, overridden
 from headsculpt.guidance.score_distillation import GuidanceRecord
-from headsculpt.refining import BEHIND_DEG, VIEWS, refine_colours, refine_steps
+from headsculpt.refining import BEHIND_DEG, VIEWS, chroma_variation, refine_colours, refine_steps
 from headsculpt.representations.dmtet import DMTet
 from headsculpt.representations.encodings import HashGrid
 from headsculpt.sculpting_stages import FineStage
@@ -73,6 +73,33 @@ def test_views_are_asked_once_in_order_and_learnt_while_shape_and_back_stay():
     middle = image(stage, 0.0)[16, 16]
     assert middle[0] > middle[1] + 0.3
     assert changed_back < 0.35 * changed_front
+
+
+def test_chroma_varies_with_colour_and_not_with_brightness():
+    grey = torch.rand(1, 8, 8, 1).expand(1, 8, 8, 3)
+    assert chroma_variation(grey) < 1e-6
+    halves = torch.zeros(1, 8, 8, 3)
+    halves[:, :4, :, 0] = 0.6  # (0.6, 0, 0) is 0.2 of brightness and (0.4, -0.2, -0.2) of colour
+    halves[:, 4:] = 0.2
+    # One edge of seven, and a mean over three channels.
+    torch.testing.assert_close(chroma_variation(halves), torch.tensor(0.8 / 3 / 7))
+
+
+def test_specks_finer_than_the_pictures_are_smoothed():
+    def grey(rendering, cameras, progress, generator):
+        picture = torch.full((1, 16, 16, 3), 0.85)  # half the renders' size
+        return rendering.rgb.sum() * 0, GuidanceRecord(0.5, 0.0, picture)
+
+    def specks(weight: float) -> float:
+        stage = egg_stage()
+        with torch.no_grad():
+            for table in stage.dmtet.colour_field.grid.parameters():
+                table.normal_(generator=torch.Generator().manual_seed(1))
+        config = overridden(CONFIG, [f"refine.chroma_weight={weight}"])
+        refine_colours(config, stage, grey)
+        return float(chroma_variation(image(stage, 0.0)[None]))
+
+    assert specks(0.5) < 0.7 * specks(0.0)
 
 
 def test_it_is_the_same_every_time():
