@@ -212,3 +212,16 @@ def test_pictures_of_the_whole_show_all_of_it_in_the_middle():
     assert pixels.min() > 0 and pixels.max() < 64
     assert (pixels.amax(1) - pixels.amin(1)).amax() > 48  # and it is not small
     assert ((pixels.amax(1) + pixels.amin(1)) / 2 - 32).abs().max() < 3
+
+
+@pytest.mark.parametrize("elevation_deg", [-40.0, 6.0, 60.0])
+def test_nothing_of_a_bust_is_cut_off_from_above_or_below(elevation_deg):
+    # A cone: what a picture cut off were the shoulders.
+    turn = torch.arange(32) * (2 * torch.pi / 32)
+    rim = torch.stack([turn.cos(), -torch.ones(32), turn.sin()], -1)
+    cone = torch.cat([rim, torch.tensor([[0.0, 1.0, 0.0]])])
+    number = torch.arange(32)
+    faces = torch.stack([number, (number + 1) % 32, torch.full((32,), 32)], -1)
+    cameras = around(Mesh(cone, faces), torch.arange(16) * 22.5, elevation_deg, 64)
+    pixels = cameras.pixels(cone)
+    assert pixels.min() > 0 and pixels.max() < 64

@@ -92,10 +92,14 @@ def around(mesh: Mesh, azimuth_deg: Sequence[float] | Tensor, elevation_deg: flo
     """Cameras that show the whole mesh from these sides, in the middle of the picture and equally large."""
     vertices = mesh.vertices.detach().cpu()
     middle = 0.5 * (vertices[:, 1].min() + vertices[:, 1].max())
-    # A vertex is nearest to a camera, and so largest, when it has turned to the front.
-    reach = vertices[:, [0, 2]].norm(dim=-1)
-    nearest = (vertices[:, 1] - middle).abs() + reach * math.tan(math.radians(0.5 * FOV_Y_DEG))
-    half = 1.03 * torch.maximum(nearest.max(), 1.03 * reach.max()).reshape(1)
+    height, reach = vertices[:, 1] - middle, vertices[:, [0, 2]].norm(dim=-1)
+    # On its way around, a vertex comes nearest to the frame's edge when it faces the camera, or when it looks away.
+    turn, slope = math.radians(elevation_deg), math.tan(math.radians(0.5 * FOV_Y_DEG))
+    needed = [
+        (height * math.cos(turn) - r * math.sin(turn)).abs() + (r * math.cos(turn) + height * math.sin(turn)) * slope
+        for r in (reach, -reach)
+    ]
+    half = 1.03 * torch.maximum(torch.cat(needed).max(), 1.03 * reach.max()).reshape(1)
     middle = middle.reshape(1) - framing_target(half)
     offset = torch.stack([torch.zeros(1), middle, torch.zeros(1)], -1).float()
     return framed(azimuth_deg, elevation_deg, half, fov_y_deg=FOV_Y_DEG, offset=offset, height=size, width=size)
