@@ -165,6 +165,9 @@ def test_what_an_edit_leaves_alone_is_what_it_does_not_name_and_can_be_seen():
     hat = Task("a man", {"headwear": "beanie"}, "add a beanie")
     after = {**before, "headwear": ("beanie", 0.9), "nose": ("small", 0.6)}
     assert kept_families(before, after, hat) == {"nose": False, "skin": True, "subject": True, "material": True}
+    hair = {"hair_style": ("short", 0.9), "eyewear": ("none", 0.9)}
+    under = {**hair, "headwear": ("beanie", 0.9), "hair_style": ("bald", 0.6)}
+    assert kept_families(hair, under, hat) == {"eyewear": True}  # hair under a hat is no loss
     orc = Task("a man", {"subject": "orc"}, "turn him into an orc")
     assert kept_families(before, {**before, "subject": ("orc", 0.9)}, orc) == {"headwear": True, "material": True}
 

@@ -61,6 +61,8 @@ def test_kept_attributes_leave_out_what_is_named_and_what_is_not_there() -> None
     assert attributes_kept(before, after, {"eyewear"}) == (2, 3)
     assert attributes_kept(before, after, ()) == (2, 4)
     assert attributes_kept(before, {}, ()) == (0, 0)
+    statue = {**after, "material": "marble bust", "skin": "pale"}  # nobody's skin is seen on marble
+    assert attributes_kept({**before, "skin": "tan"}, statue, {"material", "eyewear"}) == (2, 3)
 
 
 def test_regions_hold_what_the_family_is_about_from_every_side() -> None:

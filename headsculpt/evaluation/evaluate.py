@@ -28,6 +28,7 @@ from headsculpt.evaluation.judge import Judge, load_judge
 from headsculpt.evaluation.metrics import janus_rate
 from headsculpt.run_folder import RunFolder, write_atomically
 from headsculpt.synthesis.attributes import VALUES
+from headsculpt.synthesis.visibility import families_shown
 
 __all__ = ["evaluate_landmarks", "evaluate_prior", "evaluate_prompts", "janus_check", "read_prompts"]
 
@@ -247,7 +248,8 @@ def kept_families(
 ) -> dict[str, bool]:
     """Of the families that an edit leaves alone, whether the judge reads on the result what it read before.
 
-    What cannot be seen is left out: the colour of a hat that is not there, of anything on marble, of no hair.
+    What cannot be seen before or after is left out (:func:`headsculpt.synthesis.visibility.families_shown`): the
+    hair under a hat, the colour of a hat that is not there, of anything on marble, of no hair.
     """
     from headsculpt.synthesis.reading import edited_prompt
 
@@ -258,13 +260,8 @@ def kept_families(
         changed |= {f"{family}_colour" for family in changed & {"headwear", "clothing"}}
     value = {family: read[0] for family, read in source.items()}
     later = {family: read[0] for family, read in after.items()}
-    if later.get("material") != "plain" or value.get("material") != "plain":
-        changed |= {"skin", "hair_colour", "headwear_colour", "clothing_colour"}
-    if value.get("headwear") in ("none", "crown"):
-        changed.add("headwear_colour")
-    if value.get("hair_style") == "bald" and value.get("facial_hair") == "none":
-        changed.add("hair_colour")
-    return {f: later.get(f) == v for f, v in value.items() if f not in changed}
+    shown = families_shown(value) & families_shown(later)
+    return {f: later.get(f) == v for f, v in value.items() if f in shown and f not in changed}
 
 
 def evaluate_prompts(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from headsculpt.synthesis.attributes import VALUES
+from headsculpt.synthesis.visibility import families_shown
 
 if TYPE_CHECKING:
     from headsculpt.avatar import Avatar
@@ -115,15 +116,12 @@ def attributes_kept(
 ) -> tuple[int, int]:
     """Of the families that the edit does not name: how many read the same before and after, and how many there are.
 
-    A family that can be read only before or only after (hair under a new hat) says nothing and is not counted,
+    A family that can be seen only before or only after (hair under a new hat) says nothing and is not counted,
     nor is the colour of what is not there.
     """
-    pairs = [f for f in before if f in after and f not in named and _meaningful(f, before, after)]
+    shown = families_shown(before) & families_shown(after)
+    pairs = [f for f in before if f in after and f in shown and f not in named]
     return sum(before[f] == after[f] for f in pairs), len(pairs)
-
-
-def _meaningful(family: str, *readings: Mapping[str, object]) -> bool:
-    return family != "headwear_colour" or all(r.get("headwear") != "none" for r in readings)
 
 
 def identity_preservation(

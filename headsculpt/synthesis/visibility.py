@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from headsculpt.synthesis.attributes import VALUES, Attributes
 
 IGNORED = -100  # the label of what cannot be seen; cross_entropy's own default for "no label"
@@ -62,6 +65,12 @@ def visible_families(
         if azimuth <= limit and half_height >= CLOSEST_FRAMING.get(name, 0.0)
     }
     return frozenset(seen if attributes is None else seen - _hidden(attributes, azimuth, elevation_deg))
+
+
+def families_shown(values: Mapping[str, Any]) -> frozenset[str]:
+    """The families that some view around a head with these values shows; what is not given is taken as plain."""
+    attributes = Attributes(**values)
+    return frozenset().union(*(visible_families(attributes, azimuth) for azimuth in range(0, 181, 15)))
 
 
 def _hidden(a: Attributes, azimuth: float, elevation_deg: float) -> set[str]:
