@@ -58,7 +58,8 @@ def sculptor(made: list[tuple[str, list[str]]]):
     return sculpt
 
 
-def test_every_row_is_sculpted_once_with_its_own_settings(ablations, given, judge, capsys) -> None:
+def test_every_row_is_sculpted_once_with_its_own_settings(ablations, given, judge, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(ablations, "has_token", lambda prior, files: False)
     made: list[tuple[str, list[str]]] = []
     lines = ablations.run(given, sculptor(made), judge)
     fine = load_config("draft").fine.steps
@@ -67,7 +68,7 @@ def test_every_row_is_sculpted_once_with_its_own_settings(ablations, given, judg
     assert made == expected
     assert [line["name"] for line in lines] == ["full", "nerf-only"] and lines[0]["asked"] == 1
     said = capsys.readouterr().out
-    assert "skipped: without back-view token: prior 'mini' has no learned" in said or ablations.has_token("mini", [])
+    assert "skipped: without back-view token: prior 'mini' has no learned" in said
     assert "without CLIP's columns" in said
     table = (given.docs / "ablations.md").read_text()
     assert "| full | 2 |" in table and "| NeRF only | 2 |" in table and "## Edits" not in table
@@ -76,6 +77,13 @@ def test_every_row_is_sculpted_once_with_its_own_settings(ablations, given, judg
     given.limit = 0
     with pytest.raises(ValueError, match="--limit is 0; expected 1 or more"):
         ablations.run(given, sculptor(made), judge)
+
+
+def test_the_token_of_the_shipped_prior_can_be_left_out(ablations, given, judge) -> None:
+    made: list[tuple[str, list[str]]] = []
+    given.rows = ["no-token"]
+    ablations.run(given, sculptor(made), judge)
+    assert made == [("no-token", ["coarse.steps=3", "guidance.back_token=false"])] * 2
 
 
 def test_edits_are_skipped_with_a_reason_until_avatars_can_edit(ablations, given, judge, monkeypatch, capsys) -> None:
