@@ -387,6 +387,7 @@ def test_the_autoencoder_is_measured_on_fresh_renders(tmp_path) -> None:
     prior = random_prior("tiny")
     result = evaluate_autoencoder(4, prior=prior, out=tmp_path)
     assert result["count"] == 4 and 0 < result["psnr_db"] < 60
+    assert 50 < result["read"] <= 100 and 0 <= result["read_back"] < result["read"]
     assert result == evaluate_autoencoder(4, prior=prior)
     assert (tmp_path / "autoencoder.png").exists()
     with pytest.raises(ValueError, match="count must be at least 1; got 0"):

@@ -20,7 +20,6 @@ from headsculpt.evaluation.judge import (
     face_crops,
     load_judge,
 )
-from headsculpt.priors import mini
 from headsculpt.priors.dataset import VIEWS_PER_FIGURE, open_dataset
 from headsculpt.priors.training import Budget, train
 from headsculpt.synthesis.attributes import VALUES, Attributes
@@ -218,24 +217,6 @@ def test_held_out_accuracy_counts_only_what_is_seen(tmp_path):
     assert "all attributes" in train_judge.accuracy_table(accuracy)
 
 
-def test_some_pictures_pass_through_an_autoencoder_and_the_others_stay(tmp_path):
-    torch.manual_seed(0)
-    vae = mini.make_vae(mini.TINY_VAE).eval()
-    portraits = open_dataset(write_portraits(tmp_path))
-    batch = train_judge.batch_of(portraits, np.arange(len(portraits)))
-    before, labels = batch.images.clone(), batch.labels.clone()
-
-    def changed(share: float) -> torch.Tensor:
-        batch.images = before.clone()
-        after = train_judge.autoencoded(batch, vae, torch.Generator().manual_seed(3), share)
-        assert after.images.min() >= 0 and after.images.max() <= 1
-        return (after.images != before).flatten(1).any(1)
-
-    assert not changed(0.0).any() and changed(1.0).all() and 0 < changed(0.5).sum() < len(before)
-    torch.testing.assert_close(changed(0.5), changed(0.5))  # its generator is all that it draws from
-    assert (batch.labels == labels).all()
-
-
 def test_a_judge_is_trained_on_from_another_of_the_same_shape_only(tmp_path):
     trained = JudgeNetwork(SMALL)
     Judge(trained).save(tmp_path)
@@ -245,9 +226,6 @@ def test_a_judge_is_trained_on_from_another_of_the_same_shape_only(tmp_path):
     other = JudgeNetwork(replace(SMALL, widths=(8, 16, 24)))
     with pytest.raises(ValueError, match="the judge in .* the one to train is"):
         train_judge.begin_with(other, tmp_path)
-    assert train_judge.autoencoder_of("none") is None
-    with pytest.raises(OSError, match="config.json|vae"):
-        train_judge.autoencoder_of(str(tmp_path))
 
 
 def test_figures_are_read_from_all_sides_and_counted_where_a_view_shows_them(monkeypatch):

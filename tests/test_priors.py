@@ -10,16 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from headsculpt.priors import mini, stages
 from headsculpt.priors.catalogue import PriorError, load_prior, random_prior
 from headsculpt.priors.dataset import FIGURES_PER_SHARD, open_dataset, render_dataset, sample_views
 from headsculpt.priors.sampling import decode, embed, sample_latents
+from headsculpt.priors.train_decoder import decoder_stage
 from headsculpt.priors.train_text import FIELDS, labelled_texts, text_stage
 from headsculpt.priors.train_unet import Denoiser, stratified_timesteps, unet_stage, velocity_loss
 from headsculpt.priors.train_vae import face_weights, standardised, vae_stage
-from headsculpt.priors.training import Budget, Stage, loss_curve, start_from, train
+from headsculpt.priors.training import Budget, Stage, export_unfinished, loss_curve, start_from, train
 
 FIGURES = 3
 
@@ -59,6 +60,8 @@ def tiny_stage(name: str, work: Path) -> Stage:
         return text_stage(work, "cpu", 0, config=mini.TINY_TEXT, batch=4, corpus_size=200)
     if name == "vae":
         return vae_stage(work, "cpu", 0, config=mini.TINY_VAE, batch=2)
+    if name == "decoder":
+        return decoder_stage(work, "cpu", 0, batch=2)
     return unet_stage(work, "cpu", 0, config=mini.TINY_UNET, batch=4)
 
 
@@ -67,7 +70,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A work folder in which every stage of a tiny family was trained for four steps."""
     folder = tmp_path_factory.mktemp("work")
     write_portraits(folder / "data")
-    for name in ("text", "vae", "unet"):
+    for name in ("text", "vae", "decoder", "unet"):
         stage = tiny_stage(name, folder)
         stage.sheet = None
         assert train(stage, folder, Budget(steps=4), log_every=1)
@@ -169,13 +172,15 @@ def test_standardising_latents_keeps_the_images() -> None:
 # --- training
 
 
-@pytest.mark.parametrize("name", ["text", "vae", "unet"])
+@pytest.mark.parametrize("name", ["text", "vae", "decoder", "unet"])
 def test_an_interrupted_stage_ends_where_an_undisturbed_one_does(
     name: str, work: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(work, tmp_path / "work")
     again = tmp_path / "work"
     shutil.rmtree(again / name)
+    if name == "decoder":  # starts from the VAE that it replaced in the end
+        export_unfinished(tiny_stage("vae", again), again)
     for finished in (False, True):
         stage = tiny_stage(name, again)
         stage.sheet = None
@@ -199,10 +204,35 @@ def test_the_learned_maps_and_weights_follow_the_landmarks(work: Path) -> None:
 
 
 def test_a_sheet_is_drawn(work: Path, tmp_path: Path) -> None:
-    for name in ("vae", "unet"):
+    for name in ("vae", "decoder", "unet"):
         stage = tiny_stage(name, work)
         assert stage.sheet is not None
         assert stage.sheet(stage.model).size[0] >= 1024
+
+
+def test_a_further_training_of_the_decoder_leaves_the_latents_as_they_are(work: Path, tmp_path: Path) -> None:
+    shutil.copytree(work, tmp_path / "work")
+    again = tmp_path / "work"
+    shutil.rmtree(again / "decoder")
+    folder = again / "modules" / "vae"
+    before, latents = load_file(folder / "diffusion_pytorch_model.safetensors"), again / "latents" / "latents.npy"
+    made = latents.stat().st_mtime_ns
+    stage = tiny_stage("decoder", again)
+    stage.sheet = None
+    assert train(stage, again, Budget(steps=3))
+    after = load_file(folder / "diffusion_pytorch_model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)
+    tiny_stage("unet", again)  # would make them anew, had the encoder changed
+    assert latents.stat().st_mtime_ns == made
+
+    tensors = after | {"encoder.conv_in.bias": after["encoder.conv_in.bias"] + 1}
+    save_file(tensors, folder / "diffusion_pytorch_model.safetensors")
+    tiny_stage("unet", again)
+    assert latents.stat().st_mtime_ns > made
+    shutil.rmtree(folder)
+    with pytest.raises(FileNotFoundError, match="vae is missing; train it first: headsculpt train-prior vae"):
+        tiny_stage("decoder", again)
 
 
 def test_a_stage_starts_from_a_family(family: Path, work: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def evaluate_autoencoder(
     count: int = 128, *, prior: Prior | str = "mini", seed: int = 10_007, out: str | Path | None = None
 ) -> dict[str, Any]:
-    """Peak signal-to-noise ratio of decoded encodings of fresh renders of the portrait world.
+    """Decoded encodings of fresh renders of the portrait world: their error, and what is read off them.
 
     Args:
         count: number of images; four of each random figure.
@@ -31,16 +31,21 @@ def evaluate_autoencoder(
         out: folder for ``autoencoder.json`` and a sheet, renders above and reconstructions below.
 
     Returns:
-        ``psnr_db`` over all pixels, ``face_psnr_db`` over the box of the visible landmarks, ``count``.
+        Peak signal-to-noise ratio ``psnr_db`` over all pixels and ``face_psnr_db`` over the box of the visible
+        landmarks, ``count``, and the per cent of visible attributes that the package's judge reads right: ``read``
+        off the renders, ``read_back`` off what comes back of them. What the prior draws can hardly be read better.
 
     Raises:
         ValueError: count below 1.
     """
+    from headsculpt.evaluation.judge import load_judge
     from headsculpt.priors.catalogue import load_prior
     from headsculpt.priors.dataset import render_portraits
     from headsculpt.priors.sampling import decode, mixed
     from headsculpt.priors.train_vae import to_tensor
+    from headsculpt.synthesis.attributes import VALUES
     from headsculpt.synthesis.captions import sample_attributes
+    from headsculpt.synthesis.visibility import IGNORED, visible_labels
 
     if count < 1:
         raise ValueError(f"count must be at least 1; got {count}")
@@ -49,11 +54,19 @@ def evaluate_autoencoder(
     errors: list[float] = []
     face_errors: list[float] = []
     shown: list[np.ndarray] = []
+    judge = load_judge()
+    hits: dict[str, list[bool]] = {"read": [], "read_back": []}
     while len(errors) < count:
-        images, _, landmarks = render_portraits(sample_attributes(rng), rng, int(loaded.image_size))
+        person = sample_attributes(rng)
+        images, views, landmarks = render_portraits(person, rng, int(loaded.image_size))
         with mixed("cpu"):
             latents = loaded.vae.encode(to_tensor(images, "cpu")).latent_dist.mean.float()
         back = decode(loaded.vae, latents * loaded.vae.config.scaling_factor).numpy()
+        labels = torch.tensor([visible_labels(person, *map(float, view)) for view in views])
+        for name, pictures in (("read", images / 255.0), ("read_back", back)):
+            outputs = judge.outputs(torch.from_numpy(pictures).permute(0, 3, 1, 2))
+            read = torch.stack([outputs[family].argmax(-1) for family in VALUES], 1)
+            hits[name] += (read == labels)[labels != IGNORED].tolist()
         square = (back - images / 255.0) ** 2
         for error, points in zip(square, landmarks, strict=True):
             errors.append(float(error.mean()))
@@ -71,6 +84,7 @@ def evaluate_autoencoder(
         return round(float(-10 * np.log10(np.mean(values))), 2) if values else None
 
     result = {"psnr_db": psnr(errors), "face_psnr_db": psnr(face_errors), "count": len(errors)}
+    result |= {name: round(100 * float(np.mean(seen)), 2) for name, seen in hits.items()}
     if out is not None:
         Path(out).mkdir(parents=True, exist_ok=True)
         (Path(out) / "autoencoder.json").write_text(json.dumps(result) + "\n", encoding="utf-8")

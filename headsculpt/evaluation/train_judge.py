@@ -12,7 +12,6 @@ import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +31,6 @@ from headsculpt.evaluation.judge import (
     band_label,
     load_judge,
 )  # fmt: skip
-from headsculpt.priors.catalogue import MINI_FOLDER
 from headsculpt.priors.dataset import VIEWS_PER_FIGURE, Portraits, open_dataset
 from headsculpt.priors.training import Budget, Stage, train
 from headsculpt.synthesis.attributes import VALUES
@@ -149,27 +147,6 @@ def augmented(batch: Batch, generator: torch.Generator) -> Batch:
     return batch
 
 
-@torch.no_grad()
-def autoencoded(batch: Batch, vae: Any, generator: torch.Generator, share: float = 0.25) -> Batch:
-    """Passes some pictures through a prior's autoencoder, with a little noise on their latents.
-
-    Whatever a prior draws, and much of what is sculpted after it, has the softness of its decoder, with small
-    faults where the noise predictor was a little wrong. A judge that has seen only sharp renders takes them for
-    other noses. Share and noise are ours.
-    """
-    chosen = (torch.rand(len(batch.images), generator=generator) < share).nonzero()[:, 0]
-    if len(chosen) == 0:
-        return batch
-    images = batch.images.clone()
-    with torch.autocast("cpu", torch.bfloat16):
-        latents = vae.encode(2 * images[chosen] - 1).latent_dist.mean.float()
-        level = 0.3 * latents.std() * torch.rand(len(chosen), 1, 1, 1, generator=generator)
-        decoded = vae.decode(latents + level * torch.randn(latents.shape, generator=generator)).sample
-    images[chosen] = (0.5 + 0.5 * decoded.float()).clamp(0, 1)
-    batch.images = images
-    return batch
-
-
 def judge_loss(outputs: dict[str, Tensor], batch: Batch, smoothing: float = 0.03) -> Tensor:
     """Cross-entropy over what each picture shows, the two questions about the face, and landmarks."""
     total = outputs["face_seen"].new_zeros(())
@@ -201,9 +178,7 @@ def judge_loss(outputs: dict[str, Tensor], batch: Batch, smoothing: float = 0.03
     return total
 
 
-def judge_stage(
-    network: JudgeNetwork, portraits: Portraits, rows: np.ndarray, folder: Path, vae: Any = None
-) -> Stage:
+def judge_stage(network: JudgeNetwork, portraits: Portraits, rows: np.ndarray, folder: Path) -> Stage:
     """The judge as a stage of the common training loop.
 
     Args:
@@ -211,7 +186,6 @@ def judge_stage(
         portraits: the data set.
         rows: images of it to train on; the others stay held out.
         folder: gets the finished weights.
-        vae: for :func:`autoencoded`; None leaves that out.
     """
     device = next(network.parameters()).device
 
@@ -220,10 +194,7 @@ def judge_stage(
         per_epoch = max(len(rows) // BATCH, 1)
         epoch, place = divmod(step, per_epoch)
         order = np.random.default_rng((17, epoch)).permutation(len(rows))[place * BATCH : (place + 1) * BATCH]
-        batch = paste_faces(batch_of(portraits, rows[np.sort(order)]), generator)
-        if vae is not None:
-            batch = autoencoded(batch, vae, generator)
-        batch = augmented(batch, generator)
+        batch = augmented(paste_faces(batch_of(portraits, rows[np.sort(order)]), generator), generator)
         for name, value in vars(batch).items():
             setattr(batch, name, value.to(device))
         batch.images = batch.images.contiguous(memory_format=torch.channels_last)
@@ -268,21 +239,6 @@ def begin_with(network: JudgeNetwork, folder: Path) -> None:
     if trained.config != network.config:
         raise ValueError(f"the judge in {folder} is {trained.config}; the one to train is {network.config}")
     network.load_state_dict(trained.state_dict())
-
-
-def autoencoder_of(prior: str) -> Any:
-    """The frozen autoencoder of "mini" or of a folder in the diffusers layout; None for "none".
-
-    Raises:
-        OSError: the folder has none.
-    """
-    from diffusers import AutoencoderKL
-
-    if prior == "none":
-        return None
-    folder = (MINI_FOLDER if prior == "mini" else Path(prior)) / "vae"
-    vae: Any = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
-    return vae.eval().requires_grad_(False)
 
 
 def split_rows(portraits: Portraits, share: float = 0.03) -> tuple[np.ndarray, np.ndarray]:
@@ -367,7 +323,6 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder that gets the finished weights")
     parser.add_argument("--start", type=Path, help="folder of a judge to begin with, rather than afresh")
-    parser.add_argument("--prior", default="mini", help="whose autoencoder some pictures pass through; or none")
     parser.add_argument("--held-out", type=Path, help="portraits of another seed; default: 3%% of --data")
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--minutes", type=float, default=12.0)
@@ -395,9 +350,7 @@ def main(arguments: list[str] | None = None) -> int:
             network = network.to(device=given.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             if given.start is not None:
                 begin_with(network, given.start)
-            vae = autoencoder_of(given.prior)
-            print("no autoencoder" if vae is None else f"a quarter passes through the autoencoder of {given.prior}")
-            stage = judge_stage(network, portraits, rows, given.weights, vae)
+            stage = judge_stage(network, portraits, rows, given.weights)
             end = Budget(None if given.steps else given.minutes, given.steps)
             if not train(stage, given.work, end, seed=given.seed):
                 print(

@@ -22,9 +22,9 @@ from headsculpt.priors.training import STATE_FILE, Budget, Stage, export_unfinis
 log = logging.getLogger(__name__)
 
 # Minutes on two CPU cores; a GPU needs a small part of them for the same number of steps.
-MINUTES = {"text": 6.0, "vae": 40.0, "unet": 150.0, "clip": 12.0, "instruction": 40.0}
-BATCH = {"text": 64, "vae": 4, "unet": 48, "clip": 256, "instruction": 48}  # images a step
-STAGES = ("data", "text", "head", "vae", "unet", "clip", "pairs", "instruction")
+MINUTES = {"text": 6.0, "vae": 40.0, "decoder": 30.0, "unet": 150.0, "clip": 12.0, "instruction": 40.0}
+BATCH = {"text": 64, "vae": 4, "decoder": 8, "unet": 48, "clip": 256, "instruction": 48}  # images a step
+STAGES = ("data", "text", "head", "vae", "decoder", "unet", "clip", "pairs", "instruction")
 IMAGES = 40_000
 PAIRS = 0.4  # pairs of portraits for each portrait of the data set
 EXPORTED = {
@@ -129,7 +129,8 @@ def train_prior(
     if stage == "export":
         for name in MINUTES:
             module = {"text": "text_encoder", "instruction": "controlnet_instruction"}.get(name, name)
-            if (work / name / "state.pt").exists() and not (work / "modules" / module).exists():
+            # The decoder's module is the VAE's: its own state, finished or not, is the later one of the two.
+            if (work / name / STATE_FILE).exists() and not (work / "modules" / module).exists():
                 export_unfinished(_stage(name)(work, device, seed), work)
     if stage in ("all", "export"):
         export_family(work, out or work / "mini")
@@ -190,6 +191,10 @@ def _stage(name: str) -> Callable[..., Stage]:
         from headsculpt.priors.train_vae import vae_stage
 
         return vae_stage
+    if name == "decoder":
+        from headsculpt.priors.train_decoder import decoder_stage
+
+        return decoder_stage
     if name == "clip":
         from headsculpt.priors.train_clip import clip_stage
 

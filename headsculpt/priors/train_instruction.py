@@ -32,7 +32,7 @@ from headsculpt.priors.dataset import VIEWS_PER_FIGURE
 from headsculpt.priors.pairs import Pairs, open_pairs
 from headsculpt.priors.sampling import decode, embed, mixed, sample_latents
 from headsculpt.priors.train_text import save_module
-from headsculpt.priors.train_unet import _cached_latents, stratified_timesteps, velocity_loss
+from headsculpt.priors.train_unet import cached_latents, stratified_timesteps, velocity_loss
 from headsculpt.priors.train_vae import to_tensor
 from headsculpt.priors.training import Stage
 
@@ -146,7 +146,7 @@ def instruction_stage(work: Path, device: torch.device | str, seed: int, *, batc
     controlnet = fresh_controlnet(unet, modules / "controlnet_landmarks").to(device)
     sides: dict[str, Any] = {which: _Side(pairs, which) for which in ("before", "after")}
     latents_of = {
-        which: _cached_latents(work / f"latents-{which}", side, vae, modules / "vae", device)
+        which: cached_latents(work / f"latents-{which}", side, vae, modules / "vae", device)
         for which, side in sides.items()
     }
     scheduler = mini.make_scheduler()

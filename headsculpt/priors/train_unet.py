@@ -24,7 +24,7 @@ from headsculpt.priors import mini
 from headsculpt.priors.dataset import Portraits, open_dataset
 from headsculpt.priors.sampling import decode, embed, mixed, sample_latents
 from headsculpt.priors.train_text import save_module
-from headsculpt.priors.train_vae import face_weights, to_tensor, weights_stamp
+from headsculpt.priors.train_vae import encoder_stamp, face_weights, to_tensor
 from headsculpt.priors.training import Stage
 
 log = logging.getLogger(__name__)
@@ -102,16 +102,16 @@ def open_frozen(work: Path, device: torch.device | str) -> Frozen:
     vae: Any = AutoencoderKL.from_pretrained(modules / "vae", torch_dtype=torch.float32).to(device)
     encoder.eval().requires_grad_(False)
     vae.eval().requires_grad_(False)
-    latents = _cached_latents(work / "latents", portraits, vae, modules / "vae", device)
+    latents = cached_latents(work / "latents", portraits, vae, modules / "vae", device)
     ids = _token_ids(portraits, tokenizer)
     return Frozen(portraits, tokenizer, encoder, vae, mini.make_scheduler(), latents, ids, device)
 
 
-def _cached_latents(
+def cached_latents(
     folder: Path, portraits: Portraits, vae: Any, weights: Path, device: torch.device | str
 ) -> NDArray:
     """Means of all latents ``(N, C, h, w)`` float16 on disk; goes on where an interrupted pass ended."""
-    stamp = weights_stamp(weights)
+    stamp = encoder_stamp(weights)
     size = portraits.shards[0].shape[1] // 2 ** (len(vae.config.block_out_channels) - 1)
     shape = (len(portraits), vae.config.latent_channels, size, size)
     folder.mkdir(parents=True, exist_ok=True)

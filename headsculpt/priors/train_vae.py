@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
 from headsculpt.priors import mini
@@ -41,9 +42,14 @@ FACE_PARTS = (("left_eye", "right_eye"), ("lips_outer", "lips_inner"))  # one bo
 MARGINS = (0.45, 0.30)  # of the box's width: spectacle rims lie well outside the eyes
 
 
-def weights_stamp(folder: Path) -> str:
-    """SHA-256 of a module's weights: what was made with it is stale when this changes."""
-    return hashlib.sha256((folder / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
+def encoder_stamp(folder: Path) -> str:
+    """SHA-256 of a VAE's encoder: latents made with it are stale when this changes."""
+    tensors = load_file(folder / "diffusion_pytorch_model.safetensors")
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        if name.startswith(("encoder.", "quant_conv.")):
+            digest.update(name.encode() + tensors[name].numpy().tobytes())
+    return digest.hexdigest()
 
 
 def to_tensor(images: np.ndarray, device: torch.device | str) -> Tensor:
