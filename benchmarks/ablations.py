@@ -27,7 +27,6 @@ from PIL import Image
 log = logging.getLogger("headsculpt.ablations")
 
 STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
-CLIP_VIEWS = (0, 1, 2, 3, 4)  # of evaluate.READ_VIEWS: front, three-quarter and side, both ways
 
 
 @dataclass(frozen=True)
@@ -177,6 +176,7 @@ class Bench:
         """The figures and pictures of one head of a row; sculpts it where that is not done."""
         from headsculpt.avatar import Avatar
         from headsculpt.evaluation.evaluate import judged, slug
+        from headsculpt.evaluation.evaluate_clip import edit_figures, head_figures
 
         folder = self.given.work / row.name / f"{number:02d}-{slug(task.instruction or task.prompt)}"
         note = folder / "minutes.json"
@@ -196,7 +196,10 @@ class Bench:
             "seen": bool(judgement.right) and all(judgement.right.values()),
             "janus": bool(judgement.janus["found"]), "mesh": bool(judgement.mesh["ok"]), "minutes": minutes,
         }  # fmt: skip
-        figures |= self.clip_figures(task, avatar, source)
+        if self.clip is not None and source is None:
+            figures |= head_figures(self.clip, avatar, task.prompt, self.prompts)
+        elif self.clip is not None:
+            figures |= edit_figures(self.clip, source, avatar)
         if source is not None:
             from headsculpt.evaluation.preservation import identity_preservation
 
@@ -236,25 +239,6 @@ class Bench:
         )  # fmt: skip
         avatar.save(folder / "avatar")
         return avatar
-
-    def clip_figures(self, task: Any, avatar: Any, source: Any) -> dict[str, Any]:
-        """CLIP-S and CLIP-R of a head, CLIP-DS of an edit (method A.12), over five views."""
-        from headsculpt.evaluation import metrics
-        from headsculpt.evaluation.evaluate import READ_VIEWS, views_of
-
-        if self.clip is None:
-            return {}
-        images = views_of(avatar, [READ_VIEWS[i] for i in CLIP_VIEWS])
-        if source is None:
-            texts = [task.prompt] * len(images)
-            return {
-                "clip_s": metrics.clip_score(*self.clip, images, texts),
-                "clip_r": metrics.r_precision(*self.clip, images, texts, self.prompts),
-            }
-        before = views_of(source, [READ_VIEWS[i] for i in CLIP_VIEWS])
-        after_text = avatar.info.prompt if avatar.info.prompt != task.prompt else f"{task.prompt}, {task.instruction}"
-        texts = [[text] * len(images) for text in (task.prompt, after_text)]
-        return {"clip_ds": metrics.directional_similarity(*self.clip, before, images, *texts)}
 
 
 def summed(found: Sequence[dict[str, Any]]) -> dict[str, Any]:

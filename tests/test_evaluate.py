@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -307,6 +308,37 @@ def test_clip_figures_on_colours_whose_answers_are_known():
     )
     with pytest.raises(ValueError, match="one text for each image"):
         metrics.clip_score(clip, clip, images, ["red"])
+
+
+def test_clip_figures_of_an_evaluation_folder(tmp_path, capsys, monkeypatch):
+    from headsculpt.evaluation import evaluate_clip
+
+    with pytest.raises(FileNotFoundError, match="results.json is missing; sculpt first: headsculpt evaluate"):
+        evaluate_clip.evaluate_clip(tmp_path, clip=(_Clip(), _Clip()))
+    assert evaluate_clip.main([str(tmp_path)]) == 1 and "sculpt first" in capsys.readouterr().err
+    red, green = [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]
+    heads = {"a": ("red", red), "b": ("green", green), "c": ("green", red), "e": ("green", green)}
+    avatars = {}
+    for name, (prompt, colour) in heads.items():
+        avatars[name] = SimpleNamespace(info=SimpleNamespace(prompt=prompt, instruction="green"), colour=colour)
+    monkeypatch.setattr("headsculpt.avatar.Avatar.load", lambda folder: avatars[folder.name])
+    monkeypatch.setattr(
+        evaluate_clip, "views_of", lambda avatar, views: colours(*[avatar.colour] * len(views))
+    )
+    told = [dict(text=heads[name][0], folder=name, error="") for name in "abc"]
+    told.append(dict(text="blue", folder="d", error="no surface"))
+    edits = [dict(text="red -> make it green", folder="e", error="")]
+    results = {"prompts": {"heads": told}, "edits": {"heads": edits}}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    found = evaluate_clip.evaluate_clip(tmp_path, clip=(_Clip(), _Clip()))
+    assert found["heads"] == 3 and found["edits"] == 1
+    assert found["clip_r"] == pytest.approx(2 / 3, abs=1e-3)  # the third is red and was to be green
+    assert found["each"]["a"]["clip_s"] > found["each"]["c"]["clip_s"]
+    assert found["clip_ds"] > 0.9
+    assert json.loads((tmp_path / "clip.json").read_text()) == found
+    monkeypatch.setattr(evaluate_clip.metrics, "load_clip", lambda which: (_Clip(), _Clip()))
+    assert evaluate_clip.main([str(tmp_path)]) == 0
+    assert "3 heads: CLIP score" in capsys.readouterr().out
 
 
 def test_janus_rate():
