@@ -73,6 +73,6 @@ def decoder_stage(work: Path, device: torch.device | str, seed: int, *, batch: i
         save_module(model, folder)
 
     return Stage(
-        "decoder", vae, loss, export, batch, sheet, learning_rate=1e-3, weight_decay=1e-4, betas=(0.9, 0.98),
-        ema_decay=0.998,
+        "decoder", vae, loss, export, batch, sheet, learning_rate=6e-4, weight_decay=1e-4, betas=(0.9, 0.98),
+        ema_decay=0.998, muon=True,
     )  # fmt: skip
