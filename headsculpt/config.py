@@ -94,6 +94,9 @@ class GuidanceConfig:
             the mini family; see :mod:`headsculpt.synthesis.completion`.
         landmark_rule: ``visible`` draws the landmarks that the camera sees, ``published`` all but from behind.
         landmarks_until: share of a stage after which the landmark ControlNet rests.
+        landmarks_unguided: whether the prediction that guidance starts from sees the landmarks, too, as published. If
+            not, guidance points at them as it does at the text (as in diffusers' guess mode; a scale of 100 would
+            be too much for that).
         text_to_head: start from the head that the prompt describes (mini family) instead of the template.
         back_token: say the learned token ``back-view`` behind the head, where the prior has one.
         landmark_drawing: ``headsculpt`` draws lines alone; ``annotator`` draws exactly as the annotator of
@@ -120,6 +123,7 @@ class GuidanceConfig:
     complete_prompt: bool = True
     landmark_rule: str = "visible"
     landmarks_until: float = 1.0
+    landmarks_unguided: bool = False
     text_to_head: bool = True
     back_token: bool = True
     landmark_drawing: str = "headsculpt"
@@ -385,6 +389,8 @@ def _from_tree(tree: Mapping[str, Any]) -> SculptConfig:
             stage.replay = 0
     if "refine.chroma_weight" not in given:  # of 0.6.0
         config.refine.chroma_weight = 0.0
+    if "guidance.landmarks_unguided" not in given:  # of 0.7.0
+        config.guidance.landmarks_unguided = True
     return validated(config)
 
 

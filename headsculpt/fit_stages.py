@@ -41,6 +41,8 @@ class FitSettings:
         hash_levels, hash_finest, hash_log2_table, hidden: of the hash grids and networks.
         occupancy_resolution, hull_resolution: cells along an edge of the cube.
         lr_grid, lr_network, lr_geometry: learning rates of hash tables, networks, and the surface.
+        lr_nerf_grid, lr_nerf_network: of a NeRF's. At the others, its densities outgrow what a step along the ray can
+            tell apart: the error fell for 350 steps and rose to eight times that by the 1,000th.
         opacity_weight: of the squared error of the opacity.
         distortion_weight: of Mip-NeRF 360's term, against fog; NeRF.
         neus_finest: hash resolution of the NeuS, at most ``hash_finest``: a cell of 512 is half a pixel at
@@ -75,6 +77,8 @@ class FitSettings:
     lr_grid: float = 1e-2
     lr_network: float = 5e-3
     lr_geometry: float = 1e-3
+    lr_nerf_grid: float = 5e-3
+    lr_nerf_network: float = 1e-3
     opacity_weight: float = 0.2
     distortion_weight: float = 2e-3
     neus_finest: int = 512
@@ -147,13 +151,17 @@ def pixel_size(photographs: Photographs) -> float:
 
 
 def hull_prior(photographs: Photographs, resolution: int) -> DensityPrior:
-    """The visual hull as a density to start from: thin enough to be carved, and nothing lies outside it."""
+    """The visual hull as a density to start from: thin enough to be carved, and nothing lies outside it.
+
+    A cell further out than the hull is found on its lattice, or the object's own edge must be learnt against it; then
+    falling steeply, or what the network makes of places that no ray asks for shows as specks in empty space.
+    """
     from headsculpt.representations.density_prior import DensityPrior
 
     if photographs.masks is None:
         return DensityPrior.blob(inside=2.0)
-    distance = torch.from_numpy(hull_distance(photographs, resolution))
-    return DensityPrior(distance, inside=1.0, outside=6.0, slope=60.0)
+    distance = torch.from_numpy(hull_distance(photographs, resolution, blur_cells=0.7) - 2 / resolution)
+    return DensityPrior(distance, inside=1.0, outside=40.0, slope=200.0)
 
 
 def hull_distance(photographs: Photographs, resolution: int, blur_cells: float = 0.0) -> np.ndarray:
@@ -188,10 +196,11 @@ def fit_field(
 
     neus = field if isinstance(field, NeuS) else None
     grid, network = split_parameters(field)
-    groups = [{"params": grid, "lr": settings.lr_grid}, {"params": network, "lr": settings.lr_network}]
+    groups = [{"params": grid, "lr": settings.lr_nerf_grid}, {"params": network, "lr": settings.lr_nerf_network}]
     error, weights = mse_loss, {"distortion": settings.distortion_weight}
     if neus is not None:
-        groups[1]["params"] = [p for p in network if p is not neus.deviation]
+        others = [p for p in network if p is not neus.deviation]
+        groups = [{"params": grid, "lr": settings.lr_grid}, {"params": others, "lr": settings.lr_network}]
         groups.append({"params": [neus.deviation], "lr": settings.lr_deviation})
         error = l1_loss
         weights = {"eikonal": settings.eikonal_weight, "curvature": settings.curvature_weight}

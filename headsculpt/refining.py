@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from headsculpt.guidance.score_distillation import Guidance
 
 # (azimuth, elevation, half height), angles in degrees: the face from near, then the bust from all around and so far
-# off that its rim is in frame (what no view shows is spoilt by what shares its table entries), a little from above
-# where the top is to be seen, then the face once more.
+# off that its rim is in frame (what no view shows is spoilt by what shares its table entries), once from below for
+# the chin's underside, a little from above where the top is to be seen, then the face once more.
 VIEWS = (
-    (0.0, 5.0, 0.42), (32.0, 5.0, 0.42), (-32.0, 5.0, 0.42), (60.0, 5.0, 0.48), (-60.0, 5.0, 0.48), (0.0, 5.0, 0.6),
+    (0.0, 5.0, 0.42), (32.0, 5.0, 0.42), (-32.0, 5.0, 0.42), (60.0, 5.0, 0.48), (-60.0, 5.0, 0.48), (0.0, -12.0, 0.6),
     (0.0, 5.0, 1.05), (90.0, 5.0, 0.95), (-90.0, 5.0, 0.95), (135.0, 10.0, 1.05), (-135.0, 10.0, 1.05),
     (180.0, 30.0, 0.95), (40.0, 30.0, 1.05), (-40.0, 30.0, 1.05),
     (0.0, 5.0, 0.42),

@@ -26,6 +26,7 @@ from headsculpt.priors.train_clip import (
 from headsculpt.priors.train_text import FIELDS, labels_of
 from headsculpt.priors.training import Budget, train
 from headsculpt.synthesis.attributes import Attributes
+from headsculpt.synthesis.captions import caption, sample_attributes
 
 
 def test_the_full_size_is_small() -> None:
@@ -115,3 +116,20 @@ def test_a_clip_that_is_not_here_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="holds no readable CLIP"):
         metrics.load_clip(tmp_path)
+
+
+def test_the_clip_that_ships_tells_portraits_apart() -> None:
+    from headsculpt.priors.dataset import render_portraits
+
+    rng = np.random.default_rng(99)
+    images, texts = [], []
+    for _ in range(12):
+        person = sample_attributes(rng)
+        pictures, views, _ = render_portraits(person, rng, 128)
+        row = int(np.abs(views[:, 0]).argmin())
+        images.append(torch.from_numpy(pictures[row]).permute(2, 0, 1).float() / 255)
+        texts.append(caption(person, rng).text)
+    model, tokenizer = metrics.load_clip("mini")
+    assert metrics.r_precision(model, tokenizer, torch.stack(images), texts) > 0.25  # one in twelve by chance
+    shifted = metrics.clip_score(model, tokenizer, torch.stack(images), texts[1:] + texts[:1])
+    assert metrics.clip_score(model, tokenizer, torch.stack(images), texts) > shifted + 0.1

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from headsculpt.config import CoarseConfig, GuidanceConfig
 from headsculpt.guidance.backbone import Control, LatentDiffusion
+from headsculpt.guidance.score_distillation import ScoreDistillation
 from headsculpt.priors.catalogue import random_prior
+from headsculpt.priors.sampling import sample_latents
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +59,40 @@ def test_each_has_its_own_scale(backbone: LatentDiffusion) -> None:
 @torch.no_grad()
 def test_rows_without_any_control_do_not_pass_through_one(backbone: LatentDiffusion) -> None:
     assert residuals(backbone, {"landmarks": control(2, (False,) * 3), "instruction": control(3, (False,) * 3)}) is None
+
+
+@torch.no_grad()
+def test_landmarks_are_part_of_what_guidance_points_at(backbone: LatentDiffusion, monkeypatch) -> None:
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(
+        backbone,
+        "predict_noise",
+        lambda z, t, text, controls: (seen.append(controls["landmarks"].rows), torch.zeros_like(z))[1],
+    )
+    some = control(2, (True, False, True))
+    states = {name: backbone.embed(["an elf"] * 3) for name in ("text", "base", "empty")}
+    z, at = torch.zeros(3, 8, 16, 16), torch.tensor([10, 500, 900])
+    for unguided in (False, True):
+        config = GuidanceConfig(landmarks_unguided=unguided)
+        guide = ScoreDistillation(backbone, "an elf", config, CoarseConfig())
+        assert len(guide.predictions(states, {"landmarks": some})(z, at, ("text", "base", "empty"))) == 3
+        assert seen.pop().view(3, 3).tolist() == [[True, False, True], *[[unguided, False, unguided]] * 2]
+
+
+@torch.no_grad()
+def test_samples_are_guided_by_their_control_or_only_see_it(backbone: LatentDiffusion) -> None:
+    prior = backbone.prior
+    text, empty = backbone.embed(["an elf", "a man"]), backbone.embed([""])
+    maps = control(2).image[:2].movedim(3, 1)
+
+    def drawn(guided: bool, scale: float, control_scale: float = 1.0) -> torch.Tensor:
+        return sample_latents(
+            prior.unet, prior.scheduler, text, empty, torch.Generator().manual_seed(1), steps=2,
+            guidance_scale=scale, controlnet=prior.controlnets["landmarks"], condition=maps,
+            control_scale=control_scale, control_guided=guided,
+        )  # fmt: skip
+
+    assert not torch.allclose(drawn(True, 4.0), drawn(False, 4.0), atol=1e-3)
+    # Without guidance only the half with text counts, and without a control there is nothing to point at.
+    torch.testing.assert_close(drawn(True, 1.0), drawn(False, 1.0), atol=2e-2, rtol=0)
+    torch.testing.assert_close(drawn(True, 4.0, 0.0), drawn(False, 4.0, 0.0), atol=2e-2, rtol=0)

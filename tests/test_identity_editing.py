@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headsculpt.cameras import Cameras, framed
 from headsculpt.config import CoarseConfig, EditConfig, GuidanceConfig
-from headsculpt.guidance.backbone import LatentDiffusion
+from headsculpt.guidance.backbone import Control, LatentDiffusion
 from headsculpt.guidance.identity_editing import EditDistillation
 from headsculpt.guidance.score_distillation import ScoreDistillation
 from headsculpt.priors.catalogue import random_prior
@@ -104,6 +104,15 @@ def test_every_prediction_sees_the_reference_if_there_is_a_controlnet_for_it(bac
     assert [control["instruction"].image.shape[0] for control in passed] == [8, 6]
     assert all(bool(c["instruction"].rows.all()) and float(c["instruction"].image.mean()) == SOURCE for c in passed)
     passed.clear()
+    with_landmarks = guide(backbone, mask=False)
+    with_landmarks.base.landmarks = lambda cameras: Control(torch.ones(2, 32, 32, 3), torch.tensor([True, False]))
+    monkeypatch.setattr(
+        backbone, "predict_noise", lambda z, t, text, controls=None: (passed.append(controls), torch.zeros_like(z))[1]
+    )
+    with_landmarks(rendering(), views(), 0.5, torch.Generator().manual_seed(0))
+    assert passed[0]["landmarks"].rows.view(-1, 2)[:, 0].tolist() == [True, True, True, False]  # the last is "none"
+    passed.clear()
+    monkeypatch.setattr(backbone, "predict_noise", spy)
     guide(backbone, instructed=False, mask=False)(rendering(), views(), 0.5, torch.Generator().manual_seed(0))
     assert passed == [{}]
 

@@ -223,6 +223,7 @@ def test_a_further_training_of_the_decoder_leaves_the_latents_as_they_are(work: 
     after = load_file(folder / "diffusion_pytorch_model.safetensors")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)
+    assert "_name_or_path" not in json.loads((folder / "config.json").read_text())  # that would be the trainer's own
     tiny_stage("unet", again)  # would make them anew, had the encoder changed
     assert latents.stat().st_mtime_ns == made
 

@@ -45,8 +45,10 @@ class Control:
     def __init__(self, image: Tensor, rows: Tensor, scale: float = 1.0) -> None:
         self.image, self.rows, self.scale = image, rows, scale
 
-    def repeated(self, times: int) -> Control:
-        return Control(self.image.repeat(times, 1, 1, 1), self.rows.repeat(times), self.scale)
+    def repeated(self, seen: Sequence[bool]) -> Control:
+        """For the batch as often as there are entries; where one is False, nothing of it sees the control."""
+        rows = torch.cat([self.rows & entry for entry in seen])
+        return Control(self.image.repeat(len(seen), 1, 1, 1), rows, self.scale)
 
 
 class LatentDiffusion:

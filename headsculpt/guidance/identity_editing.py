@@ -91,7 +91,8 @@ class EditDistillation:
         return {"instruction": instruction, "target": target, "source": source, "none": negative}
 
     def predictions(self, cameras: Cameras, progress: float, shown: Tensor) -> Predictions:
-        """Noise predictions under several texts in one pass; all see the landmarks and the reference."""
+        """Noise predictions under several texts in one pass; all see the reference, and the landmarks as in
+        :meth:`.score_distillation.ScoreDistillation.predictions`."""
         base, states = self.base, self.states(cameras)
         controls: dict[str, Control] = {}
         if base.landmarks is not None and progress < base.config.landmarks_until:
@@ -102,11 +103,13 @@ class EditDistillation:
 
         def predict(noisy: Tensor, timesteps: Tensor, texts: Sequence[str]) -> tuple[Tensor, ...]:
             n = len(texts)
+            seen = {"instruction": [True] * n}
+            seen["landmarks"] = [text != "none" or base.config.landmarks_unguided for text in texts]
             noise = base.backbone.predict_noise(
                 noisy.repeat(n, 1, 1, 1),
                 timesteps.repeat(n),
                 torch.cat([states[text] for text in texts]),
-                {name: control.repeated(n) for name, control in controls.items()},
+                {name: control.repeated(seen[name]) for name, control in controls.items()},
             )
             return noise.chunk(n)
 

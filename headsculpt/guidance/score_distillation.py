@@ -206,11 +206,15 @@ class ScoreDistillation:
         return {"landmarks": self.landmarks(cameras)}
 
     def predictions(self, states: dict[str, Tensor], controls: dict[str, Control]) -> Predictions:
-        """(noisy latents, timesteps, texts by name) -> one noise prediction for each text, in one pass."""
+        """(noisy latents, timesteps, texts by name) -> one noise prediction for each text, in one pass.
+
+        The landmarks are seen with the view's own text; with all others too, where the configuration says so.
+        """
 
         def predict(noisy: Tensor, at: Tensor, texts: Sequence[str]) -> Sequence[Tensor]:
             n = len(texts)
-            repeated = {name: control.repeated(n) for name, control in controls.items()}
+            seen = [text == "text" or self.config.landmarks_unguided for text in texts]
+            repeated = {name: control.repeated(seen) for name, control in controls.items()}
             text = torch.cat([states[t] for t in texts])
             return self.backbone.predict_noise(torch.cat([noisy] * n), torch.cat([at] * n), text, repeated).chunk(n)
 

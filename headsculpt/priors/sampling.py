@@ -37,6 +37,7 @@ def sample_latents(
     controlnet: Any = None,
     condition: Tensor | None = None,
     control_scale: float = 1.0,
+    control_guided: bool = True,
 ) -> Tensor:
     """Scaled latents ``(B, C, h, w)`` float32 for text states.
 
@@ -49,6 +50,8 @@ def sample_latents(
         guidance_scale: s in ``empty + s * (text - empty)``; 1 switches guidance off.
         controlnet, condition: control and its map ``(B, 3, H, W)`` in [0, 1]; or None.
         control_scale: of the control's residuals.
+        control_guided: guidance points at the control as it does at the text, as the half without text does not
+            see it (diffusers' guess mode); with False both halves see it.
     """
     from headsculpt.guidance.classifier_free import classifier_free_guidance
 
@@ -56,7 +59,10 @@ def sample_latents(
     device = text.device
     x = torch.randn((len(text), channels, size, size), generator=generator).to(device)
     both = torch.cat([empty.expand_as(text), text])
-    maps = None if condition is None else condition.to(device).repeat(2, 1, 1, 1)
+    maps = None if condition is None else condition.to(device)
+    seen = slice(len(x) if control_guided else 0, None)  # rows that pass through the control
+    if maps is not None and not control_guided:
+        maps = maps.repeat(2, 1, 1, 1)
     scheduler.set_timesteps(steps, device=device)
     for t in scheduler.timesteps:
         twice, times = x.repeat(2, 1, 1, 1), t.expand(2 * len(x))
@@ -64,8 +70,11 @@ def sample_latents(
             down = middle = None
             if controlnet is not None:
                 down, middle = controlnet(
-                    twice, times, both, maps, conditioning_scale=control_scale, return_dict=False
+                    twice[seen], times[seen], both[seen], maps, conditioning_scale=control_scale, return_dict=False
                 )
+                if control_guided:  # a residual of zero is the plain UNet
+                    down = [torch.cat([torch.zeros_like(part), part]) for part in down]
+                    middle = torch.cat([torch.zeros_like(middle), middle])
             out = unet(
                 twice,
                 times,

@@ -186,7 +186,7 @@ def instruction_stage(work: Path, device: torch.device | str, seed: int, *, batc
         latents = sample_latents(
             unet, scheduler, embed(tokenizer, encoder, instructions), embed(tokenizer, encoder, [""]),
             torch.Generator().manual_seed(0), guidance_scale=2.0, controlnet=model,
-            condition=0.5 + 0.5 * to_tensor(before, device),
+            condition=0.5 + 0.5 * to_tensor(before, device), control_guided=False,
         )  # fmt: skip
         made = (decode(vae, latents) * 255).byte().cpu().numpy()
         rows = []

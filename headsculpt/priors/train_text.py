@@ -8,6 +8,7 @@ encoder would have to learn the language from a hundred thousand noisy images.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +150,7 @@ def save_module(module: Any, folder: Path) -> None:
     for parameter in copied.parameters():  # module.to(dtype) has diffusers warn about layers it has not
         parameter.data = parameter.data.to(torch.float16)
     copied.save_pretrained(folder, safe_serialization=True)
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config.pop("_name_or_path", None) is not None:  # the trainer's own folder, where the weights came from
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
