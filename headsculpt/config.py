@@ -94,9 +94,6 @@ class GuidanceConfig:
             the mini family; see :mod:`headsculpt.synthesis.completion`.
         landmark_rule: ``visible`` draws the landmarks that the camera sees, ``published`` all but from behind.
         landmarks_until: share of a stage after which the landmark ControlNet rests.
-        landmarks_unguided: whether the prediction that guidance starts from sees the landmarks, too, as published. If
-            not, guidance points at them as it does at the text (as in diffusers' guess mode; a scale of 100 would
-            be too much for that).
         text_to_head: start from the head that the prompt describes (mini family) instead of the template.
         back_token: say the learned token ``back-view`` behind the head, where the prior has one.
         landmark_drawing: ``headsculpt`` draws lines alone; ``annotator`` draws exactly as the annotator of
@@ -123,7 +120,6 @@ class GuidanceConfig:
     complete_prompt: bool = True
     landmark_rule: str = "visible"
     landmarks_until: float = 1.0
-    landmarks_unguided: bool = False
     text_to_head: bool = True
     back_token: bool = True
     landmark_drawing: str = "headsculpt"
@@ -145,6 +141,9 @@ class CoarseConfig:
         hash_levels, hash_finest, hash_log2_table: of the hash-grid encoding.
         samples: largest number of samples on a ray.
         guidance_scale: classifier-free guidance.
+        landmarks_guided: where landmarks are drawn, guidance points at them as it does at the text
+            (:func:`headsculpt.guidance.score_distillation.predictor`); if not, as published, it starts from a
+            prediction that sees them, too.
         t_min: lowest timestep drawn.
         t_window: timesteps are drawn from this much below the upper end; 1 is the whole range, as published.
         t_max_start, t_max_end: highest timestep drawn, at the first and at the last step.
@@ -170,6 +169,7 @@ class CoarseConfig:
     hash_log2_table: int = 15
     samples: int = 64
     guidance_scale: float = 3.0
+    landmarks_guided: bool = False
     t_min: float = 0.02
     t_max_start: float = 0.98
     t_max_end: float = 0.65
@@ -208,6 +208,7 @@ class FineConfig:
     lr_grid: float = 1e-2
     lr_network: float = 1e-3
     guidance_scale: float = 3.0
+    landmarks_guided: bool = False
     t_min: float = 0.02
     t_max_start: float = 0.6
     t_max_end: float = 0.20
@@ -240,6 +241,7 @@ class RefineConfig:
     keep_weight: float = 0.5
     chroma_weight: float = 0.5
     guidance_scale: float = 3.0
+    landmarks_guided: bool = True
     t_min: float = 0.02
     t_max_start: float = 0.80
     t_max_end: float = 0.25
@@ -389,8 +391,8 @@ def _from_tree(tree: Mapping[str, Any]) -> SculptConfig:
             stage.replay = 0
     if "refine.chroma_weight" not in given:  # of 0.6.0
         config.refine.chroma_weight = 0.0
-    if "guidance.landmarks_unguided" not in given:  # of 0.7.0
-        config.guidance.landmarks_unguided = True
+    if "refine.landmarks_guided" not in given:  # of 0.7.0
+        config.refine.landmarks_guided = False
     return validated(config)
 
 

@@ -99,13 +99,12 @@ def test_a_file_from_before_a_setting_means_what_was_done_then():
     now = load_config("mini", ["coarse.prior_slope=50"])
     assert now.coarse.replay > 0 and now.coarse.prior_inside_slope != 50
     assert config_from_yaml(to_yaml(now), "now") == now
-    names = ("replay:", "prior_inside_slope:", "chroma_weight:", "landmarks_unguided:")
+    names = ("replay:", "prior_inside_slope:", "chroma_weight:", "landmarks_guided:")
     old = "\n".join(line for line in to_yaml(now).splitlines() if not line.strip().startswith(names))
     then = config_from_yaml(old, "then")
     assert (then.coarse.replay, then.fine.replay, then.coarse.prior_inside_slope) == (0, 0, 50)
     assert now.refine.chroma_weight > 0 and then.refine.chroma_weight == 0
-    assert then.guidance.landmarks_unguided and not now.guidance.landmarks_unguided
-    assert load_config("sd15", []).guidance.landmarks_unguided  # as published
+    assert now.refine.landmarks_guided and not then.refine.landmarks_guided
 
 
 @pytest.mark.parametrize(

@@ -62,21 +62,25 @@ def test_rows_without_any_control_do_not_pass_through_one(backbone: LatentDiffus
 
 
 @torch.no_grad()
-def test_landmarks_are_part_of_what_guidance_points_at(backbone: LatentDiffusion, monkeypatch) -> None:
-    seen: list[torch.Tensor] = []
-    monkeypatch.setattr(
-        backbone,
-        "predict_noise",
-        lambda z, t, text, controls: (seen.append(controls["landmarks"].rows), torch.zeros_like(z))[1],
-    )
-    some = control(2, (True, False, True))
-    states = {name: backbone.embed(["an elf"] * 3) for name in ("text", "base", "empty")}
-    z, at = torch.zeros(3, 8, 16, 16), torch.tensor([10, 500, 900])
-    for unguided in (False, True):
-        config = GuidanceConfig(landmarks_unguided=unguided)
-        guide = ScoreDistillation(backbone, "an elf", config, CoarseConfig())
-        assert len(guide.predictions(states, {"landmarks": some})(z, at, ("text", "base", "empty"))) == 3
-        assert seen.pop().view(3, 3).tolist() == [[True, False, True], *[[unguided, False, unguided]] * 2]
+def test_guidance_points_at_landmarks_where_they_are_drawn(backbone: LatentDiffusion) -> None:
+    image = torch.zeros(3, 128, 128, 3)
+    image[:, 10, :64] = 1.0  # the second row of latents, left half
+    states = {name: backbone.embed([text] * 3) for name, text in (("text", "an elf"), ("base", "a man"))}
+    z, at = torch.randn(3, 8, 16, 16, generator=torch.Generator().manual_seed(5)), torch.tensor([10, 500, 900])
+
+    def asked(rows: tuple[bool, ...], guided: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        guide = ScoreDistillation(backbone, "an elf", GuidanceConfig(), CoarseConfig(landmarks_guided=guided))
+        controls = {"landmarks": Control(image, torch.tensor(rows))}
+        text, base = guide.predictions(states, controls)(z, at, ("text", "base"))
+        return text, base
+
+    some, none = (True, False, True), (False,) * 3
+    published, guided, without = asked(some, False), asked(some, True), asked(none, True)
+    torch.testing.assert_close(guided[0], published[0], atol=1e-5, rtol=1e-4)  # with its text a view sees them
+    drawn = torch.zeros(3, 1, 16, 16)
+    drawn[:, :, 1, :8] = 1
+    torch.testing.assert_close(guided[1], drawn * without[1] + (1 - drawn) * published[1], atol=1e-5, rtol=1e-4)
+    assert (guided[1] - published[1])[[0, 2], :, 1, :8].abs().max() > 1e-3
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from fit_scene import RADIUS, TINY, ball_mesh, ball_views, grey_psnr
 
 from headsculpt.fit_checkpoint import FitCheckpoint
 from headsculpt.fit_outputs import check_free
-from headsculpt.fit_stages import hull_distance, new_neus
+from headsculpt.fit_stages import hull_distance, hull_prior, new_neus
 from headsculpt.fitting import Photographs, fit
 from headsculpt.meshes import Mesh, topology
 from headsculpt.representations.neus import NeuS
@@ -31,6 +31,14 @@ def test_the_hull_that_a_neus_starts_from_holds_the_ball():
     assert (neus.signed_distance(direction * (RADIUS + 0.35)) > 0).float().mean() > 0.95
     with pytest.raises(ValueError, match="images without opacity have no visual hull"):
         hull_distance(Photographs(images[..., :3], cameras), 8)
+
+
+def test_the_density_that_a_nerf_starts_from_covers_the_ball_and_leaves_no_room_for_specks():
+    images, cameras = ball_views()
+    prior = hull_prior(Photographs(images, cameras), TINY.hull_resolution)
+    direction = torch.nn.functional.normalize(torch.randn(200, 3, generator=torch.Generator().manual_seed(1)), dim=-1)
+    assert (prior(direction * RADIUS) > 0).all()  # its own edge is not learnt against the start
+    assert (prior(direction * 0.98) < -20).float().mean() > 0.95  # networks were seen to reach 9 where nobody looks
 
 
 def test_the_colours_of_a_mesh_are_found_and_its_shape_is_kept():

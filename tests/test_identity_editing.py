@@ -105,12 +105,13 @@ def test_every_prediction_sees_the_reference_if_there_is_a_controlnet_for_it(bac
     assert all(bool(c["instruction"].rows.all()) and float(c["instruction"].image.mean()) == SOURCE for c in passed)
     passed.clear()
     with_landmarks = guide(backbone, mask=False)
+    with_landmarks.base.stage = CoarseConfig(landmarks_guided=True, denoise_steps=1)
     with_landmarks.base.landmarks = lambda cameras: Control(torch.ones(2, 32, 32, 3), torch.tensor([True, False]))
     monkeypatch.setattr(
         backbone, "predict_noise", lambda z, t, text, controls=None: (passed.append(controls), torch.zeros_like(z))[1]
     )
     with_landmarks(rendering(), views(), 0.5, torch.Generator().manual_seed(0))
-    assert passed[0]["landmarks"].rows.view(-1, 2)[:, 0].tolist() == [True, True, True, False]  # the last is "none"
+    assert passed[0]["landmarks"].rows.view(-1, 2)[:, 0].tolist() == [True] * 4 + [False]  # "none" once more, without
     passed.clear()
     monkeypatch.setattr(backbone, "predict_noise", spy)
     guide(backbone, instructed=False, mask=False)(rendering(), views(), 0.5, torch.Generator().manual_seed(0))

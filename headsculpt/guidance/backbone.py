@@ -50,6 +50,11 @@ class Control:
         rows = torch.cat([self.rows & entry for entry in seen])
         return Control(self.image.repeat(len(seen), 1, 1, 1), rows, self.scale)
 
+    def drawn(self, size: Sequence[int]) -> Tensor:
+        """``(B, 1, *size)`` float32: 1 where the image is not black, 0 elsewhere."""
+        lit = self.image.amax(-1)[:, None] > 0
+        return F.adaptive_max_pool2d(lit.float(), tuple(size))
+
 
 class LatentDiffusion:
     """Adapter for any prior in the diffusers layout: the mini family, Stable Diffusion 1.5, 2.1.

@@ -28,19 +28,18 @@ from headsculpt.guidance.backbone import Control
 from headsculpt.guidance.classifier_free import classifier_free_guidance
 from headsculpt.guidance.score_distillation import (
     GuidanceRecord,
+    Predictions,
     ScoreDistillation,
     annealed_timesteps,
     image_loss,
     latent_loss,
+    predictor,
 )
 from headsculpt.guidance.scores import add_noise, ddim_clean_latents, sds_gradient
 from headsculpt.rendering import Rendering
 
 # (cameras, background (B, 3)) -> the source from there, (B, H, W, 3) in [0, 1]
 Reference = Callable[[Cameras, Tensor], Tensor]
-
-# (noisy latents, timesteps, names of texts) -> a noise prediction for each
-Predictions = Callable[[Tensor, Tensor, Sequence[str]], "tuple[Tensor, ...]"]
 
 # Azimuths from which the strength of an edit is measured, and the pictures' rows and columns.
 LOOKS = (0.0, 30.0, -30.0, 75.0, -75.0, 130.0, -130.0, 180.0)
@@ -92,7 +91,7 @@ class EditDistillation:
 
     def predictions(self, cameras: Cameras, progress: float, shown: Tensor) -> Predictions:
         """Noise predictions under several texts in one pass; all see the reference, and the landmarks as in
-        :meth:`.score_distillation.ScoreDistillation.predictions`."""
+        :func:`.score_distillation.predictor`."""
         base, states = self.base, self.states(cameras)
         controls: dict[str, Control] = {}
         if base.landmarks is not None and progress < base.config.landmarks_until:
@@ -101,19 +100,8 @@ class EditDistillation:
             everywhere = torch.ones(len(cameras), dtype=torch.bool)
             controls["instruction"] = Control(shown, everywhere, self.control_scale)
 
-        def predict(noisy: Tensor, timesteps: Tensor, texts: Sequence[str]) -> tuple[Tensor, ...]:
-            n = len(texts)
-            seen = {"instruction": [True] * n}
-            seen["landmarks"] = [text != "none" or base.config.landmarks_unguided for text in texts]
-            noise = base.backbone.predict_noise(
-                noisy.repeat(n, 1, 1, 1),
-                timesteps.repeat(n),
-                torch.cat([states[text] for text in texts]),
-                {name: control.repeated(seen[name]) for name, control in controls.items()},
-            )
-            return noise.chunk(n)
-
-        return predict
+        guided = base.stage.landmarks_guided
+        return predictor(base.backbone, states, controls, states.keys() - {"none"} if guided else states)
 
     def blended(self, predict: Predictions, noisy: Tensor, timesteps: Tensor) -> Tensor:
         """e_tilde of the module's equation, ``(B, C, h, w)``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from headsculpt.cameras import Cameras
 from headsculpt.config import CoarseConfig, FineConfig, GuidanceConfig, RefineConfig
-from headsculpt.guidance.backbone import Control, LatentDiffusion
 from headsculpt.guidance import scores
+from headsculpt.guidance.backbone import Backbone, Control, LatentDiffusion
 from headsculpt.guidance.classifier_free import classifier_free_guidance
 from headsculpt.guidance.perp_neg import blend_weights, perp_neg_direction, view_blend
 from headsculpt.guidance.scores import Step, sds_gradient
@@ -206,19 +206,8 @@ class ScoreDistillation:
         return {"landmarks": self.landmarks(cameras)}
 
     def predictions(self, states: dict[str, Tensor], controls: dict[str, Control]) -> Predictions:
-        """(noisy latents, timesteps, texts by name) -> one noise prediction for each text, in one pass.
-
-        The landmarks are seen with the view's own text; with all others too, where the configuration says so.
-        """
-
-        def predict(noisy: Tensor, at: Tensor, texts: Sequence[str]) -> Sequence[Tensor]:
-            n = len(texts)
-            seen = [text == "text" or self.config.landmarks_unguided for text in texts]
-            repeated = {name: control.repeated(seen) for name, control in controls.items()}
-            text = torch.cat([states[t] for t in texts])
-            return self.backbone.predict_noise(torch.cat([noisy] * n), torch.cat([at] * n), text, repeated).chunk(n)
-
-        return predict
+        """(noisy latents, timesteps, texts by name) -> one noise prediction for each text, in one pass."""
+        return predictor(self.backbone, states, controls, {"text"} if self.stage.landmarks_guided else set(states))
 
     def guided(self, predict: Predictions, cameras: Cameras) -> scores.NoisePredictor:
         """The guided noise prediction for these views as a function of (noisy latents, timesteps)."""
@@ -289,6 +278,48 @@ class ScoreDistillation:
     def _at_prior_size(self, rgb: Tensor) -> Tensor:
         """Images ``(B, H, W, 3)`` at the size that the prior decodes to."""
         return at_size(rgb, self.backbone.image_size)
+
+
+def predictor(
+    backbone: Backbone, states: dict[str, Tensor], controls: dict[str, Control], pointing: Collection[str]
+) -> Predictions:
+    """(noisy latents, timesteps, texts by name) -> one noise prediction for each text, in one pass.
+
+    All see the controls; but where landmarks are drawn, those with a text that is not in ``pointing`` do not see
+    them. Guidance goes away from such predictions, and so towards the landmarks there, as it does towards the text
+    (diffusers' guess mode does that all over the picture; then what landmarks say nothing about, hats for instance,
+    gives way to the face that they most often come with. Ours).
+
+    Args:
+        backbone: the diffusion model.
+        states: text states ``(B, T, D)`` by name.
+        controls: of the views.
+        pointing: names of texts that guidance points at; all of ``states`` for predictions that see everything.
+    """
+
+    def predict(noisy: Tensor, at: Tensor, texts: Sequence[str]) -> Sequence[Tensor]:
+        landmarks = controls.get("landmarks")
+        apart = landmarks is not None and bool(landmarks.rows.any())
+        blind = [i for i, text in enumerate(texts) if apart and text not in pointing]
+        asked = [*texts, *(texts[i] for i in blind)]
+        seen = {name: [True] * len(asked) for name in controls}
+        if blind:
+            seen["landmarks"] = [True] * len(texts) + [False] * len(blind)
+        n = len(asked)
+        found = backbone.predict_noise(
+            torch.cat([noisy] * n),
+            torch.cat([at] * n),
+            torch.cat([states[text] for text in asked]),
+            {name: control.repeated(seen[name]) for name, control in controls.items()},
+        ).chunk(n)
+        result = list(found[: len(texts)])
+        if landmarks is not None and blind:
+            drawn = landmarks.drawn(noisy.shape[-2:]).to(noisy)
+            for i, without in zip(blind, found[len(texts) :], strict=True):
+                result[i] = drawn * without + (1 - drawn) * result[i]
+        return result
+
+    return predict
 
 
 def named_score(config: GuidanceConfig, stage: CoarseConfig | FineConfig | RefineConfig) -> Callable[[Step], Tensor]:
