@@ -66,6 +66,7 @@ ROWS = (
     Row("dmtet-only", "DMTet only", ("coarse.steps=0", "fine.steps={total}")),
     Row("no-replay", "each picture learnt once", ("coarse.replay=0", "fine.replay=0")),
     Row("no-refinement", "without the last look", ("refine.steps=0",)),
+    Row("unguided-landmarks", "last look not guided to landmarks", ("refine.landmarks_guided=false",)),
     *(Row(f"edit-{w}", f"edit, w_e = {w}", (), w) for w in STRENGTHS),
     # w_e = 1 leaves nothing of the prediction for the source's description; the reference goes as well.
     Row("edit-no-identity", "edit without identity term", ("edit.reference=false", "edit.mask=false"), 1.0),

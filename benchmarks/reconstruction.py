@@ -176,7 +176,7 @@ def main() -> None:
     )
     parser.add_argument("meshes", type=Path, nargs="?", default=Path("../shared/meshes"), help="folder or a file")
     parser.add_argument("--quick", action="store_true", help="16 views at 64x64, 300 steps, small fields")
-    parser.add_argument("--steps", type=int, help="3000 by default")
+    parser.add_argument("--steps", type=int, help="1200 by default")
     parser.add_argument("--light", choices=("baked", "studio"), default="baked")
     parser.add_argument("--kinds", nargs="+", choices=REPRESENTATIONS, default=("nerf", "neus", "dmtet"))
     parser.add_argument("--device", default="cpu")
@@ -186,7 +186,7 @@ def main() -> None:
     paths = [given] if given.is_file() else [p for p in (given / name for name in NAMES) if p.is_file()]
     if not paths:
         parser.error(f"{given} holds none of {', '.join(NAMES)}")
-    count, size, steps, points = (16, 64, 300, 20_000) if arguments.quick else (32, 256, 3000, 100_000)
+    count, size, steps, points = (16, 64, 300, 20_000) if arguments.quick else (32, 256, 1200, 100_000)
     settings = QUICK if arguments.quick else FitSettings()
     steps = arguments.steps or steps
     print(f"{count} views at {size}x{size}, every 8th held out; {steps} steps; light {arguments.light}; "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,6 +25,7 @@ from headsculpt.evaluation.evaluate import (
     slug,
     summary,
 )
+from headsculpt.evaluation.evaluate_prior import described_landmarks
 from headsculpt.evaluation.judge import Judge, JudgeConfig, JudgeNetwork
 from headsculpt.meshes import Mesh
 from headsculpt.synthesis.attributes import VALUES
@@ -368,6 +370,14 @@ def test_a_prior_is_judged_on_what_its_captions_name(tiny_prior, tmp_path):
     assert (tmp_path / "prior_samples.png").is_file()
     with pytest.raises(ValueError, match="count must be at least 1; got 0"):
         evaluate_prior(0, prior=tiny_prior, judge=judge)
+    with pytest.raises(ValueError, match="'random tiny' has no text_to_head.safetensors, so captions describe no head"):
+        evaluate_prior(1, prior=tiny_prior, judge=judge, described=True)
+    heads = SimpleNamespace(image_size=64)
+    heads.text_to_head = lambda prior, text: ({}, {"jawOpen": 1.0} if "surprised" in text else {})
+    rng = np.random.default_rng(0)
+    maps = described_landmarks(heads, ["a man", "a surprised man"], [0.0, 0.0], rng)
+    assert maps.shape == (2, 3, heads.image_size, heads.image_size) and 0 < maps.max() <= 1
+    assert not torch.equal(*maps)
 
 
 def test_totals_need_both_the_mean_and_every_family():

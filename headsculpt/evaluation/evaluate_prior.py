@@ -86,6 +86,7 @@ def evaluate_prior(
     seed: int = 1,
     guidance_scale: float = 4.0,
     steps: int = 25,
+    described: bool = False,
     out: str | Path | None = None,
     device: str = "cpu",
 ) -> dict[str, Any]:
@@ -101,6 +102,7 @@ def evaluate_prior(
         judge: None loads the one of the package.
         seed: of captions and noise.
         guidance_scale, steps: of the sampler.
+        described: draw each sample under the landmarks of the head that its caption describes, as in sculpting.
         out: folder for ``prior.json``, ``prior.md`` and a sheet of the first samples; None writes nothing.
         device: for the prior.
 
@@ -124,7 +126,10 @@ def evaluate_prior(
     families: dict[str, list[int]] = {name: [0, 0] for name in VALUES}
     sheet: list[tuple[str, list[Image.Image]]] = []
     place, started = 0, time.monotonic()
-    for images in sample_images(prior, texts, seed=seed, steps=steps, guidance_scale=guidance_scale):
+    conditions = described_landmarks(prior, texts, azimuths, rng) if described else None
+    for images in sample_images(
+        prior, texts, seed=seed, steps=steps, guidance_scale=guidance_scale, conditions=conditions
+    ):
         readings, framings = judge.read(images), judge.half_height(images).tolist()
         for row, image in enumerate(images):
             wrong = _count(
@@ -136,13 +141,41 @@ def evaluate_prior(
             place += 1
         log.info("%d of %d samples", place, count)
     result = _totals(families) | {
-        "count": count, "prior": prior.name, "guidance_scale": guidance_scale, "sampler_steps": steps,
+        "count": count, "prior": prior.name, "described": described, "guidance_scale": guidance_scale,
+        "sampler_steps": steps,
         "seconds": round(time.monotonic() - started, 1), "judge_accuracy": judge.accuracy.get("all"),
     }  # fmt: skip
     if out is not None:
         _write(Path(out), "prior", result, prior_table(result))
         contact_sheet(sheet, Path(out) / "prior_samples.png", cell=192, columns=8)
     return result
+
+
+def described_landmarks(prior: Prior, texts: list[str], azimuths: list[float], rng: np.random.Generator) -> Tensor:
+    """Landmark maps ``(N, 3, size, size)`` of the heads that captions describe on average, in [0, 1].
+
+    Args:
+        prior: with ``text_to_head``.
+        texts: N captions.
+        azimuths: degrees, of the views.
+        rng: of the framings, half heights of 0.5 to 0.8 scene units: a head, or a head with its shoulders.
+
+    Raises:
+        ValueError: the prior knows no heads.
+    """
+    from headsculpt.cameras import framed
+    from headsculpt.guidance.landmark_control import LandmarkControl
+    from headsculpt.heads.builtin import builtin_head
+
+    if prior.text_to_head is None:
+        raise ValueError(f"prior {prior.name!r} has no text_to_head.safetensors, so captions describe no head to it")
+    head, size, maps = builtin_head(), int(prior.image_size), []
+    for text, azimuth in zip(texts, azimuths, strict=True):
+        vertices = head.vertices(*prior.text_to_head(prior, text))
+        control = LandmarkControl(vertices, head.faces, dict(head.landmarks), size=size)
+        camera = framed([azimuth], 5.0, float(rng.uniform(0.5, 0.8)), height=size, width=size)
+        maps.append(torch.from_numpy(control.maps(camera)[0]).permute(2, 0, 1))
+    return torch.stack(maps).float() / 255
 
 
 def _count(
@@ -311,6 +344,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--prior", default="mini", help="name or folder")
     parser.add_argument("--count", type=int, default=500, help="captions")
     parser.add_argument("--landmarks", type=int, default=100, help="landmark maps; 0 leaves them out")
+    parser.add_argument("--described", action="store_true", help="under the landmarks of the heads described")
     parser.add_argument("--guidance-scale", type=float, default=4.0)
     parser.add_argument("--out", type=Path, help="folder for the tables and sheets")
     parser.add_argument("--threads", type=int)
@@ -322,7 +356,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         prior = _loaded(given.prior, given.device)
         common: dict[str, Any] = {"prior": prior, "guidance_scale": given.guidance_scale, "out": given.out}
-        print(prior_table(evaluate_prior(given.count, **common)))
+        print(prior_table(evaluate_prior(given.count, described=given.described, **common)))
         if given.landmarks:
             print(landmark_table(evaluate_landmarks(given.landmarks, **common)))
     except (ValueError, OSError, RuntimeError) as error:
