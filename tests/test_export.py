@@ -35,6 +35,21 @@ def test_decimation_of_a_rough_surface_stays_closed_too():
     assert len(small.faces) < len(rough.faces)
 
 
+def test_a_surface_that_few_triangles_would_tear_keeps_more_and_not_all(monkeypatch, caplog):
+    import fast_simplification
+
+    whole = fast_simplification.simplify
+
+    def torn(vertices, faces, *, target_count, agg):
+        v, f = whole(vertices, faces, target_count=target_count, agg=agg)
+        return (v, f) if target_count >= 3000 else (v, f[1:])
+
+    monkeypatch.setattr(fast_simplification, "simplify", torn)
+    assert 2500 < len(decimate(egg(5), 1000).faces) <= 4000 < len(egg(5).faces)
+    assert len(decimate(egg(5), 500).faces) == len(egg(5).faces)
+    assert "with 500 the surface would not stay whole" in caplog.text
+
+
 def test_a_small_mesh_is_not_decimated():
     assert torch.equal(decimate(egg(2), 10**6).faces, egg(2).faces)
 
