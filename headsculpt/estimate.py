@@ -125,11 +125,16 @@ def step_teraflop(config: SculptConfig, stage: CoarseConfig | FineConfig) -> flo
 def measured_teraflops(device: torch.device) -> float:
     """What this machine reaches on the UNet's commonest layer, in 10^12 operations a second; takes about a second.
 
-    A 3x3 convolution of 320 channels at 64x64 in the 16-bit type that the UNet runs in.
+    A 3x3 convolution of 320 channels at 64x64 in the type that the UNet runs in.
     """
     import torch
 
-    dtype = torch.float16 if device.type == "cuda" else torch.bfloat16
+    from headsculpt.devices import fast_bfloat16
+
+    if device.type == "cuda":
+        dtype = torch.float16
+    else:
+        dtype = torch.bfloat16 if fast_bfloat16(device) else torch.float32
     x = torch.ones(2, 320, 64, 64, dtype=dtype, device=device)
     weight = torch.ones(320, 320, 3, 3, dtype=dtype, device=device)
     work = 2 * 9 * 320 * 320 * 64 * 64 * 2 / 1e12

@@ -38,10 +38,11 @@ def evaluate_autoencoder(
     Raises:
         ValueError: count below 1.
     """
+    from headsculpt.devices import mixed
     from headsculpt.evaluation.judge import load_judge
     from headsculpt.priors.catalogue import load_prior
     from headsculpt.priors.dataset import render_portraits
-    from headsculpt.priors.sampling import decode, mixed
+    from headsculpt.priors.sampling import decode
     from headsculpt.priors.train_vae import to_tensor
     from headsculpt.synthesis.attributes import VALUES
     from headsculpt.synthesis.captions import sample_attributes

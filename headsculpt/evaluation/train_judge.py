@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headsculpt.cameras import framed
+from headsculpt.devices import mixed
 from headsculpt.evaluation.evaluate import BACKGROUND, ELEVATION_DEG, READ_VIEWS
 from headsculpt.evaluation.judge import (
     FACE_SEEN_DEG,
@@ -202,7 +203,7 @@ def judge_stage(network: JudgeNetwork, portraits: Portraits, rows: np.ndarray, f
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         batch = batch_at(step, generator)
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed(device):
             outputs = network(batch.images)
         return judge_loss(outputs, batch), {}
 

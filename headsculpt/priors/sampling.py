@@ -8,14 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headsculpt.devices import mixed
 from headsculpt.priors.mini import tokenise
 
 # Models are typed Any here: diffusers' classes are lazy and type checkers see no methods on them.
-
-
-def mixed(device: torch.device | str) -> torch.autocast:
-    """bfloat16 where it is safe; on the CPUs and GPUs of today twice as fast as float32 or better."""
-    return torch.autocast(torch.device(device).type, torch.bfloat16)
 
 
 @torch.no_grad()

@@ -244,7 +244,7 @@ class _Inversion(nn.Module):
 
     def loss(self, latents: Tensor, texts: list[str], generator: torch.Generator) -> Tensor:
         """Squared error of the prior's prediction for latents ``(B, C, h, w)`` under their texts; a scalar."""
-        from headsculpt.priors.sampling import mixed
+        from headsculpt.devices import mixed
 
         prior = self._prior[0]
         unet: Any = prior.unet

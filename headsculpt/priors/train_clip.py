@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from headsculpt.devices import mixed
 from headsculpt.evaluation.metrics import CLIP_MEAN, CLIP_STD, embedding_tensor
 from headsculpt.priors import mini
 from headsculpt.priors.dataset import VIEWS_PER_FIGURE, Portraits, open_dataset
-from headsculpt.priors.sampling import mixed
 from headsculpt.priors.train_text import FIELDS, SIDES, VIEW_CLASSES, labels_of, save_module
 from headsculpt.priors.train_vae import to_tensor
 from headsculpt.priors.training import Stage

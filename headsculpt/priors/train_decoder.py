@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from headsculpt.devices import mixed
 from headsculpt.priors.dataset import open_dataset
-from headsculpt.priors.sampling import mixed
 from headsculpt.priors.train_text import save_module
 from headsculpt.priors.train_unet import cached_latents
 from headsculpt.priors.train_vae import LATENT_NOISE, face_weights, reconstruction_loss, to_tensor

@@ -27,10 +27,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from headsculpt.devices import mixed
 from headsculpt.priors import mini
 from headsculpt.priors.dataset import VIEWS_PER_FIGURE
 from headsculpt.priors.pairs import Pairs, open_pairs
-from headsculpt.priors.sampling import decode, embed, mixed, sample_latents
+from headsculpt.priors.sampling import decode, embed, sample_latents
 from headsculpt.priors.train_text import save_module
 from headsculpt.priors.train_unet import cached_latents, stratified_timesteps, velocity_loss
 from headsculpt.priors.train_vae import to_tensor

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from headsculpt.devices import mixed
 from headsculpt.priors import mini
-from headsculpt.priors.sampling import mixed
 from headsculpt.priors.training import Stage
 from headsculpt.synthesis import wording
 from headsculpt.synthesis.attributes import VALUES, Attributes

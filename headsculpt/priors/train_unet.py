@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from headsculpt.devices import mixed
 from headsculpt.priors import mini
 from headsculpt.priors.dataset import Portraits, open_dataset
-from headsculpt.priors.sampling import decode, embed, mixed, sample_latents
+from headsculpt.priors.sampling import decode, embed, sample_latents
 from headsculpt.priors.train_text import save_module
 from headsculpt.priors.train_vae import encoder_stamp, face_weights, to_tensor
 from headsculpt.priors.training import Stage

@@ -23,9 +23,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from headsculpt.devices import mixed
 from headsculpt.priors import mini
 from headsculpt.priors.dataset import Portraits, open_dataset
-from headsculpt.priors.sampling import mixed
 from headsculpt.priors.train_text import save_module
 from headsculpt.priors.training import Stage
 from headsculpt.priors.vae_start import start_as_downsampling
