@@ -76,6 +76,8 @@ class GuidanceConfig:
             or ``ssd``.
         perp_neg: push the wrong views away with perpendicular negatives (:mod:`headsculpt.guidance.perp_neg`),
             in scores that use classifier-free guidance (all but ``csd`` and ``nfsd``).
+        sampler: of clean estimates that take several steps (``denoise_steps``), in ``sds`` and in edits: ``dpm``
+            (DPM-Solver++) or ``ddim``, which needs twice as many (:mod:`headsculpt.guidance.samplers`).
         negative_weight: of the negative prompt in ``csd``.
         ism_interval, ism_stride: of ``ism``, as fractions of the schedule.
         lora_rank, lora_rate: of the LoRA that ``vsd`` trains beside the sculpture, and its learning rate.
@@ -104,6 +106,7 @@ class GuidanceConfig:
 
     score: str = "sds"
     perp_neg: bool = False
+    sampler: str = "dpm"
     negative_weight: float = 0.0
     ism_interval: float = 0.05
     ism_stride: float = 0.2
@@ -147,7 +150,7 @@ class CoarseConfig:
         t_min: lowest timestep drawn.
         t_window: timesteps are drawn from this much below the upper end; 1 is the whole range, as published.
         t_max_start, t_max_end: highest timestep drawn, at the first and at the last step.
-        denoise_steps: DDIM steps of the clean estimate; 1 is score distillation as published.
+        denoise_steps: predictions of the clean estimate; 1 is score distillation as published.
         entropy_weight: opacity entropy at the end of its ramp (method A.8).
         opacity_weight: mean opacity, against fog.
         orientation_weight: normals that face away from the camera.
@@ -174,7 +177,7 @@ class CoarseConfig:
     t_max_start: float = 0.98
     t_max_end: float = 0.65
     t_window: float = 0.1
-    denoise_steps: int = 8
+    denoise_steps: int = 4
     entropy_weight: float = 0.05
     opacity_weight: float = 0.003
     orientation_weight: float = 1e-2
@@ -213,7 +216,7 @@ class FineConfig:
     t_max_start: float = 0.6
     t_max_end: float = 0.20
     t_window: float = 0.1
-    denoise_steps: int = 6
+    denoise_steps: int = 4
     laplacian_weight: float = 20.0
     normal_weight: float = 0.05
     sign_weight: float = 0.0
@@ -231,7 +234,7 @@ class RefineConfig:
         chroma_weight: of the total variation of what is colour and not brightness; 0 leaves specks.
         t_max_start, t_max_end: noise of the first view's picture, and of the last one's.
         t_window: how far below that it may be.
-        denoise_steps: DDIM steps of each picture.
+        denoise_steps: predictions of each picture.
         Others: as in :class:`CoarseConfig`.
     """
 
@@ -246,7 +249,7 @@ class RefineConfig:
     t_max_start: float = 0.80
     t_max_end: float = 0.25
     t_window: float = 0.02
-    denoise_steps: int = 12
+    denoise_steps: int = 6
 
 
 @dataclass
@@ -317,6 +320,7 @@ _CHOICES = {
     "prior.attention": ("sdpa", "sliced"),
     "prior.offload": ("none", "model", "sequential"),
     "guidance.score": ("sds", "vsd", "ism", "csd", "nfsd", "ssd"),
+    "guidance.sampler": ("dpm", "ddim"),
     "guidance.weighting": ("sds", "uniform", "fantasia3d"),
     "guidance.cfg_form": ("standard", "one_plus"),
     "guidance.prompt_style": ("headsculpt", "mini"),
@@ -393,6 +397,8 @@ def _from_tree(tree: Mapping[str, Any]) -> SculptConfig:
         config.refine.chroma_weight = 0.0
     if "refine.landmarks_guided" not in given:  # of 0.7.0
         config.refine.landmarks_guided = False
+    if "guidance.sampler" not in given:  # of 0.8.0
+        config.guidance.sampler = "ddim"
     return validated(config)
 
 

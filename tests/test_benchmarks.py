@@ -39,6 +39,12 @@ def test_a_step_is_broken_down_into_the_priors_time_and_the_loops():
     assert said.count("the loop's own over the prior's") == 2 and said.count("peak memory of the process") == 2
 
 
+@pytest.mark.slow
+def test_samplers_are_compared():
+    said = run("samplers.py", "--pictures", "1", "--reference-steps", "2")
+    assert said.count("ddim") == 4 and said.count("dpm") == 4
+
+
 def test_peak_memory_sees_what_a_call_holds(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from measuring import measured

@@ -9,14 +9,9 @@ from headsculpt.cameras import framed
 from headsculpt.config import CoarseConfig, GuidanceConfig
 from headsculpt.guidance.backbone import Control, LatentDiffusion
 from headsculpt.guidance.classifier_free import classifier_free_guidance
+from headsculpt.guidance.samplers import add_noise, clean_latents
 from headsculpt.guidance.score_distillation import ScoreDistillation, annealed_timesteps
-from headsculpt.guidance.scores import (
-    add_noise,
-    clean_latents,
-    ddim_clean_latents,
-    sds_gradient,
-    timestep_weight,
-)
+from headsculpt.guidance.scores import sds_gradient, timestep_weight
 from headsculpt.priors.catalogue import random_prior
 from headsculpt.rendering import Rendering
 
@@ -111,22 +106,6 @@ def test_following_sds_reaches_the_mode():
         optimiser.step()
     assert abs(float(z.detach().mean()) - MEAN) < 0.1
     assert float(z.detach().std()) < 0.3
-
-
-def test_many_ddim_steps_sample_the_distribution_where_one_step_gives_its_mean():
-    g = torch.Generator().manual_seed(0)
-    noisy = torch.randn(1, 1, 64, 64, generator=g)
-    t = torch.tensor([999])
-    one = ddim_clean_latents(gaussian_noise(0.5), noisy, t, ABAR, 1)
-    many = ddim_clean_latents(gaussian_noise(0.5), noisy, t, ABAR, 50)
-    assert abs(float(many.mean()) - MEAN) < 0.1
-    assert float(one.std()) < 0.1 < 0.35 < float(many.std())
-
-
-def test_no_denoising_step_is_refused():
-    z, _, t = drawn()
-    with pytest.raises(ValueError, match="steps must be at least 1; got 0"):
-        ddim_clean_latents(gaussian_noise(0.5), z, t, ABAR, 0)
 
 
 def test_the_upper_timestep_falls_over_the_stage():

@@ -35,7 +35,8 @@ from headsculpt.guidance.score_distillation import (
     latent_loss,
     predictor,
 )
-from headsculpt.guidance.scores import add_noise, ddim_clean_latents, sds_gradient
+from headsculpt.guidance.samplers import SAMPLERS, add_noise
+from headsculpt.guidance.scores import sds_gradient
 from headsculpt.rendering import Rendering
 
 # (cameras, background (B, 3)) -> the source from there, (B, H, W, 3) in [0, 1]
@@ -190,7 +191,7 @@ class EditDistillation:
                 return self.blended(predict, noisy, at)
 
             noisy = add_noise(latents, noise, abar, timesteps)
-            clean = ddim_clean_latents(guided, noisy, timesteps, abar, base.stage.denoise_steps)
+            clean = SAMPLERS[config.sampler](guided, noisy, timesteps, abar, base.stage.denoise_steps)
             inside = self.mask(predict, kept, other_noise) if self.edit.mask else torch.ones_like(kept[:, :1])
             weighting: Any = config.weighting  # config.validated() checked it
             aim = inside * clean + (1 - inside) * kept

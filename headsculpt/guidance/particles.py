@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from headsculpt.cameras import Cameras
 from headsculpt.guidance.backbone import Control, LatentDiffusion
-from headsculpt.guidance.scores import add_noise
+from headsculpt.guidance.samplers import add_noise
 
 ADAPTER = "particles"
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")

@@ -18,6 +18,7 @@ from headsculpt.guidance import scores
 from headsculpt.guidance.backbone import Backbone, Control, LatentDiffusion
 from headsculpt.guidance.classifier_free import classifier_free_guidance
 from headsculpt.guidance.perp_neg import blend_weights, perp_neg_direction, view_blend
+from headsculpt.guidance.samplers import SAMPLERS
 from headsculpt.guidance.scores import Step, sds_gradient
 from headsculpt.prompts import view_prompt
 from headsculpt.rendering import Rendering
@@ -329,7 +330,7 @@ def named_score(config: GuidanceConfig, stage: CoarseConfig | FineConfig | Refin
         ValueError: an unknown name.
     """
     if config.score == "sds":
-        return partial(scores.sds, denoise_steps=stage.denoise_steps)
+        return partial(scores.sds, denoise_steps=stage.denoise_steps, sampler=SAMPLERS[config.sampler])
     if config.score == "csd":
         return partial(scores.csd, negative_weight=config.negative_weight)
     if config.score == "ism":

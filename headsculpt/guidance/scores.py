@@ -17,8 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-# (noisy latents, timesteps (B,)) -> noise prediction
-NoisePredictor = Callable[[Tensor, Tensor], Tensor]
+from headsculpt.guidance.samplers import NoisePredictor, Sampler, add_noise, clean_latents, ddim_clean_latents
 
 Weighting = Literal["sds", "uniform", "fantasia3d"]
 
@@ -42,18 +41,6 @@ def timestep_weight(alphas_cumprod: Tensor, timesteps: Tensor, weighting: Weight
     return weight.view(-1, 1, 1, 1)
 
 
-def add_noise(latents: Tensor, noise: Tensor, alphas_cumprod: Tensor, timesteps: Tensor) -> Tensor:
-    """z_t = sqrt(abar) z + sqrt(1 - abar) eps."""
-    abar = alphas_cumprod[timesteps].view(-1, 1, 1, 1)
-    return abar.sqrt() * latents + (1 - abar).sqrt() * noise
-
-
-def clean_latents(noisy: Tensor, noise: Tensor, alphas_cumprod: Tensor, timesteps: Tensor) -> Tensor:
-    """The clean latents that a noise prediction implies: (z_t - sqrt(1 - abar) eps) / sqrt(abar)."""
-    abar = alphas_cumprod[timesteps].view(-1, 1, 1, 1)
-    return (noisy - (1 - abar).sqrt() * noise) / abar.sqrt().clamp_min(1e-4)
-
-
 def sds_gradient(
     latents: Tensor, clean: Tensor, timesteps: Tensor, alphas_cumprod: Tensor, weighting: Weighting = "sds"
 ) -> Tensor:
@@ -61,7 +48,7 @@ def sds_gradient(
 
     Written with the clean latents that the prediction implies, since
     ``eps_hat - eps = sqrt(abar / (1 - abar)) (z - z_clean)`` for ``z_t`` noised from ``z``; so a clean
-    estimate that took several steps (:func:`ddim_clean_latents`) fits the same formula.
+    estimate that took several steps (:mod:`headsculpt.guidance.samplers`) fits the same formula.
 
     Args:
         latents: ``(B, C, h, w)`` latents of the rendering.
@@ -73,25 +60,6 @@ def sds_gradient(
     abar = alphas_cumprod[timesteps].view(-1, 1, 1, 1)
     residual = (abar / (1 - abar)).sqrt() * (latents - clean)
     return torch.nan_to_num(timestep_weight(alphas_cumprod, timesteps, weighting) * residual)
-
-
-def ddim_clean_latents(
-    predict: NoisePredictor, noisy: Tensor, timesteps: Tensor, alphas_cumprod: Tensor, steps: int
-) -> Tensor:
-    """Clean latents by ``steps`` deterministic DDIM steps from each row's own timestep (Song et al. 2021).
-
-    One step is the one-shot estimate that SDS uses; a few give a sharper picture that the model itself
-    would have sampled (the target of Instruct-NeRF2NeRF, E.9, and of SDEdit).
-    """
-    z, now = noisy, timesteps
-    for left in range(steps, 0, -1):
-        noise = predict(z, now)
-        clean = clean_latents(z, noise, alphas_cumprod, now)
-        if left == 1:
-            return clean
-        later = now * (left - 1) // left
-        z, now = add_noise(clean, noise, alphas_cumprod, later), later
-    raise ValueError(f"steps must be at least 1; got {steps}")
 
 
 @dataclass(frozen=True)
@@ -132,13 +100,13 @@ class Step:
         return self.latents - ((1 - abar) / abar.clamp_min(1e-8)).sqrt() * residual
 
 
-def sds(step: Step, denoise_steps: int = 1) -> Tensor:
+def sds(step: Step, denoise_steps: int = 1, sampler: Sampler = ddim_clean_latents) -> Tensor:
     """Score distillation sampling (Poole et al. 2022, DreamFusion, eq. 3): residual ``e_cfg(z_t) - eps``.
 
     Seeks modes: for a Gaussian every start ends at the mean. With ``denoise_steps`` above 1 the clean
-    estimate is sampled in several DDIM steps, see :func:`ddim_clean_latents`.
+    estimate is sampled in several steps, see :mod:`headsculpt.guidance.samplers`.
     """
-    return ddim_clean_latents(step.guided, step.noisy, step.timesteps, step.alphas_cumprod, denoise_steps)
+    return sampler(step.guided, step.noisy, step.timesteps, step.alphas_cumprod, denoise_steps)
 
 
 def vsd(step: Step) -> Tensor:
