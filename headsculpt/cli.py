@@ -499,11 +499,10 @@ def sculpt_and_report(config: SculptConfig, run: RunFolder) -> None:
 
 def announce(config: SculptConfig) -> None:
     """Device, back ends, prior, expected time and memory."""
-    from headsculpt.devices import back_ends_in_use, describe_device, resolve_device, usable_cores
-    from headsculpt.estimate import estimate, is_large, measured_teraflops
+    from headsculpt.devices import back_ends_in_use, describe_device, resolve_device
+    from headsculpt.estimate import estimate, measured_teraflops
 
     device = resolve_device(config.device)
-    teraflops = measured_teraflops(device) if is_large(config) else None
     if config.edit.instruction:
         print(f'edit       "{config.edit.instruction}" (strength {config.edit.strength:g})')
     print(f'prompt     "{config.prompt}" (preset {config.preset}, seed {config.seed})')
@@ -516,7 +515,7 @@ def announce(config: SculptConfig) -> None:
     print(f"device     {describe_device(device)}")
     print(f"back ends  {back_ends_in_use(device)}")
     print(f"prior      {config.prior.name}, controls: {', '.join(config.prior.controls) or 'none'}")
-    print(f"expected   {estimate(config, device.type, usable_cores(), teraflops)}", flush=True)
+    print(f"expected   {estimate(config, device.type, measured_teraflops(device))}", flush=True)
 
 
 def check_means(config: SculptConfig) -> None:

@@ -1,7 +1,8 @@
 """How long a run will take and how much memory it wants, before its first step.
 
-The mini family's figures were measured. Stable Diffusion's time is reckoned: the operations of its networks,
-counted (benchmarks/arithmetic.py), over the speed of this machine, measured by :func:`measured_teraflops`.
+The mini family's figures were measured on one machine, and follow the speed of this one. Stable Diffusion's time is
+reckoned: the operations of its networks, counted (benchmarks/arithmetic.py), over that speed, which
+:func:`measured_teraflops` measures.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ from headsculpt.config import CoarseConfig, FineConfig, SculptConfig
 if TYPE_CHECKING:
     import torch
 
-# Mini family, one image: seconds of a denoising step, and of a step on a rendering. CPU: measured on two cores
-# (benchmarks/loop_share.py), CUDA: not measured.
+# Mini family, one image: seconds of a prediction of the diffusion model under guidance, and of a step on a rendering.
+# CPU: measured where measured_teraflops() gives 0.13 (two cores with AVX2; benchmarks/loop_share.py); on two cores that
+# give about 0.55 (AVX-512 BF16), predictions took a quarter of that and steps two fifths. CUDA: not measured.
 _SECONDS = {
-    "cpu": {"coarse": (0.022, 0.020), "fine": (0.036, 0.055)},
+    "cpu": {"coarse": (0.104, 0.049), "fine": (0.130, 0.107)},
     "cuda": {"coarse": (0.003, 0.003), "fine": (0.003, 0.004)},
 }
-_REFINE_SECONDS = {"cpu": 0.10, "cuda": 0.012}  # a step of the last look
-_FIXED_SECONDS = {"mini": 35.0, "sd": 90.0}  # imports, weights, meshing, texture, pictures
+_MEASURED_AT = {"cpu": 0.13, "cuda": 30.0}
+_REFINE_SECONDS = {"cpu": 0.20, "cuda": 0.012}  # a step of the last look
+_FIXED_SECONDS = {"mini": 60.0, "sd": 90.0}  # imports, weights, meshing, texture, pictures
 _MINI_GB = 1.3
 
 # Stable Diffusion 1.5 and 2.1 at 512x512: TFLOP of one image, counted; parameters in thousands of millions.
@@ -61,34 +64,34 @@ class Estimate:
         return f"{time}, {self.memory_gb:.1f} GB of memory" + (f" ({self.basis})" if self.basis else "")
 
 
-def estimate(
-    config: SculptConfig, device_type: str, cores: int = 2, teraflops: float | None = None
-) -> Estimate:
+def estimate(config: SculptConfig, device_type: str, teraflops: float | None = None) -> Estimate:
     """Expected cost of a run.
 
     Args:
         config: what is to be sculpted.
         device_type: ``cpu`` or ``cuda``.
-        cores: usable on a CPU; four are counted as 1.6 times as fast as two.
-        teraflops: what this device reaches on large priors, from :func:`measured_teraflops`; None assumes.
+        teraflops: of this device, from :func:`measured_teraflops`; None assumes.
     """
     kind = "cuda" if device_type == "cuda" else "cpu"
     if _is_large(config.prior.name):
         return _estimate_large(config, kind, teraflops)
     from headsculpt.refining import refine_steps  # which loads torch
 
-    speed = (max(1, cores) / 2) ** 0.7 if kind == "cpu" else 1.0
+    # Predictions are matrix products. What else there is gains less from wider units (two machines, see above).
+    speed = (teraflops or _MEASURED_AT[kind]) / _MEASURED_AT[kind]
+    predictions, rest = 0.0, _FIXED_SECONDS["mini"]
     fine_pixels = (config.fine.render_size / 256) ** 2
-    seconds = refine_steps(config) * _REFINE_SECONDS[kind] * (0.6 + 0.4 * fine_pixels)
+    rest += refine_steps(config) * _REFINE_SECONDS[kind] * (0.6 + 0.4 * fine_pixels)
     stages = (("coarse", config.coarse, (config.coarse.render_size / 64) ** 2), ("fine", config.fine, fine_pixels))
     for name, stage, pixels in stages:
         denoise, render = _SECONDS[kind][name]
-        image = stage.denoise_steps * denoise + (1 + stage.replay) * render * (0.6 + 0.4 * pixels)
-        seconds += stage.steps * stage.batch * image
+        images = stage.steps * stage.batch
+        predictions += images * stage.denoise_steps * denoise
+        rest += images * (1 + stage.replay) * render * (0.6 + 0.4 * pixels)
     if config.edit.instruction:
-        seconds *= _EDIT
+        predictions *= _EDIT
     basis = "" if kind == "cpu" else "not measured on CUDA yet"
-    return Estimate((seconds + _FIXED_SECONDS["mini"]) / speed / 60, _MINI_GB, basis)
+    return Estimate((predictions / speed + rest / speed**0.5) / 60, _MINI_GB, basis)
 
 
 def _estimate_large(config: SculptConfig, kind: str, teraflops: float | None) -> Estimate:
@@ -152,11 +155,6 @@ def measured_teraflops(device: torch.device) -> float:
         once = seconds(1)
         times = max(1, min(200, int(0.3 / max(once, 1e-6))))
         return times * work / seconds(times)
-
-
-def is_large(config: SculptConfig) -> bool:
-    """Whether the prior has Stable Diffusion's size."""
-    return _is_large(config.prior.name)
 
 
 def _is_large(prior: str) -> bool:

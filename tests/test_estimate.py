@@ -8,14 +8,14 @@ from headsculpt.config import load_config
 from headsculpt.estimate import estimate, measured_teraflops, step_teraflop
 
 
-def minutes(preset, *overrides, device="cpu", cores=2):
-    return estimate(load_config(preset, overrides), device, cores).minutes
+def minutes(preset, *overrides, device="cpu", teraflops=None):
+    return estimate(load_config(preset, overrides), device, teraflops).minutes
 
 
-def test_more_work_takes_longer_and_more_cores_help():
+def test_more_work_takes_longer_and_faster_machines_less():
     assert minutes("draft") < minutes("mini") < minutes("sd15", device="cuda") < minutes("sd15")
     assert minutes("mini", "coarse.steps=9000") > minutes("mini", "coarse.steps=900")
-    assert minutes("mini", cores=8) < minutes("mini")
+    assert minutes("mini", teraflops=1.0) < minutes("mini", teraflops=0.1) / 3
 
 
 def test_a_prior_folder_counts_by_the_size_of_its_latents(tmp_path):

@@ -1,0 +1,56 @@
+"""Networks run in bfloat16 only where the device multiplies in it."""
+
+from __future__ import annotations
+
+import platform
+
+import pytest
+import torch
+
+from headsculpt.devices import describe_device, fast_bfloat16, mixed
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, machine: str, *, avx512: bool = False, amx: bool = False) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+
+
+@pytest.mark.parametrize(
+    ("has", "fast"), [({}, False), ({"avx512": True}, True), ({"amx": True}, True)]
+)
+@pytest.mark.parametrize("machine", ["x86_64", "AMD64"])
+def test_an_x86_is_asked_for_its_instructions(monkeypatch, machine, has, fast):
+    pretend(monkeypatch, machine, **has)
+    assert fast_bfloat16("cpu") is fast
+    with mixed("cpu"):
+        out = torch.nn.Linear(4, 4)(torch.ones(1, 4))
+    assert out.dtype == (torch.bfloat16 if fast else torch.float32)
+    assert f"networks in {'bfloat16' if fast else 'float32'}" in describe_device(torch.device("cpu"))
+
+
+def test_where_it_is_not_wanted_it_stays_off(monkeypatch):
+    pretend(monkeypatch, "x86_64", avx512=True)
+    with mixed("cpu", enabled=False):
+        assert torch.nn.Linear(4, 4)(torch.ones(1, 4)).dtype == torch.float32
+
+
+def test_another_processor_is_asked_through_onednn(monkeypatch):
+    pretend(monkeypatch, "aarch64", avx512=True)  # what an x86 would say does not count
+    assert isinstance(fast_bfloat16("cpu"), bool)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert fast_bfloat16("cpu") is False
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_back_bone_follows(monkeypatch, fast):
+    from headsculpt.guidance.backbone import LatentDiffusion
+    from headsculpt.priors.catalogue import random_prior
+
+    pretend(monkeypatch, "x86_64", avx512=fast)
+    seen = []
+    backbone = LatentDiffusion(random_prior("tiny"), autocast=True)
+    backbone.prior.unet.conv_in.register_forward_hook(lambda module, given, out: seen.append(out.dtype))
+    latents = torch.zeros(1, backbone.prior.unet.config.in_channels, 16, 16)
+    backbone.predict_noise(latents, torch.tensor([500]), backbone.embed(["an elf"]))
+    assert seen == [torch.bfloat16 if fast else torch.float32]
