@@ -266,6 +266,8 @@ class EditConfig:
         target_share: share of the edited prediction that reads the edited head's prompt instead of the
             instruction; 0 as published. Without an instruction ControlNet it is 1.
         mask: keep as they are the places where the edited prediction and the source's agree (ours).
+        place: keep as it is what lies outside the places of what the instruction names, where it is understood and
+            its changes have a place (:mod:`headsculpt.edit_place`; ours).
         mask_timestep: noise at which the two are compared, as a fraction of the schedule.
         mask_threshold: difference that counts as half an edit, as a fraction of the edit's strongest one.
     """
@@ -276,6 +278,7 @@ class EditConfig:
     reference: bool = True
     target_share: float = 0.5
     mask: bool = True
+    place: bool = True
     mask_timestep: float = 0.6
     mask_threshold: float = 0.15
 
@@ -397,7 +400,9 @@ def _from_tree(tree: Mapping[str, Any]) -> SculptConfig:
         config.refine.chroma_weight = 0.0
     if "refine.landmarks_guided" not in given:  # of 0.7.0
         config.refine.landmarks_guided = False
-    if "guidance.sampler" not in given:  # of 0.8.0
+    if "edit.place" not in given:  # this and the sampler are of 0.8.0
+        config.edit.place = False
+    if "guidance.sampler" not in given:
         config.guidance.sampler = "ddim"
     return validated(config)
 

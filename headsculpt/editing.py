@@ -258,6 +258,7 @@ def edit_guides(
     contours: dict[str, np.ndarray],
 ) -> dict[str, Guidance]:
     """Identity-aware editing for each stage; says so where the prior has no instruction ControlNet."""
+    from headsculpt.edit_place import EditPlace, edited_families
     from headsculpt.guidance.identity_editing import EditDistillation
     from headsculpt.sculpting import diffusion_guides
 
@@ -274,6 +275,9 @@ def edit_guides(
             config.guidance.score,
             config.guidance.perp_neg,
         )
+    place = None
+    if config.edit.place and (families := edited_families(source.info.prompt, config.edit.instruction)):
+        place = EditPlace(families, source.mesh, vertices, faces, contours)
     # Edits from before 0.5.0 have no such words.
     told = replace(config, prompt=config.edit.told or config.prompt)
     bases: dict[str, Any] = dict(diffusion_guides(told, prior, vertices, faces, contours))
@@ -285,6 +289,7 @@ def edit_guides(
             MeshReference(source.mesh),
             instructed=instructed,
             control_scale=config.prior.control_scale,
+            place=place,
         )
         for name, base in bases.items()
     }

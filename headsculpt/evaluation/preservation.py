@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from headsculpt.heads.places import PLACES
 from headsculpt.synthesis.attributes import VALUES
 from headsculpt.synthesis.visibility import families_shown
 
@@ -19,25 +20,6 @@ if TYPE_CHECKING:
     from headsculpt.avatar import Avatar
     from headsculpt.cameras import Cameras
     from headsculpt.evaluation.judge import Judge
-
-# Boxes (x, y, z from; x, y, z to) in scene units around what an edit of a family may change on the built-in
-# head, with room for what is put on; half of the head's width is 0.32, its crown at 0.54, its chin at -0.34.
-# Families without a box (subject, material, skin, face) may change everything.
-REGIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
-    "hair_style": ((-0.55, -0.75, -0.70), (0.55, 1.00, 0.45)),
-    "hair_colour": ((-0.55, -0.75, -0.70), (0.55, 1.00, 0.45)),
-    "facial_hair": ((-0.36, -0.65, -0.10), (0.36, 0.05, 0.60)),
-    "eyewear": ((-0.42, -0.10, -0.10), (0.42, 0.25, 0.60)),
-    "headwear": ((-0.80, 0.10, -0.80), (0.80, 1.00, 0.80)),
-    "headwear_colour": ((-0.80, 0.10, -0.80), (0.80, 1.00, 0.80)),
-    "expression": ((-0.30, -0.36, 0.15), (0.30, 0.26, 0.55)),
-    "nose": ((-0.14, -0.16, 0.30), (0.14, 0.14, 0.70)),
-    "ears": ((-0.55, -0.16, -0.25), (0.55, 0.40, 0.20)),
-    "earrings": ((-0.45, -0.35, -0.20), (0.45, 0.05, 0.20)),
-    "clothing": ((-1.00, -1.00, -1.00), (1.00, -0.36, 1.00)),
-    "clothing_colour": ((-1.00, -1.00, -1.00), (1.00, -0.36, 1.00)),
-}
-
 
 def edited_region(families: Collection[str], cameras: Cameras) -> Tensor:
     """Where an edit of these families may change a picture: the outlines of their boxes.
@@ -57,12 +39,12 @@ def edited_region(families: Collection[str], cameras: Cameras) -> Tensor:
         raise ValueError(f"unknown attribute {unknown[0]!r}; there are {', '.join(VALUES)}")
     height, width = cameras.height, cameras.width
     region = torch.zeros(len(cameras), 1, height, width, dtype=torch.bool)
-    if any(family not in REGIONS for family in families):
+    if any(family not in PLACES for family in families):
         return ~region
     rows = torch.arange(height)[:, None] + 0.5
     columns = torch.arange(width)[None] + 0.5
     for family in families:
-        corners = torch.cartesian_prod(*(torch.tensor(pair) for pair in zip(*REGIONS[family], strict=True)))
+        corners = torch.cartesian_prod(*(torch.tensor(pair) for pair in zip(*PLACES[family], strict=True)))
         pixels = cameras.pixels(corners).cpu()
         low, high = pixels.amin(1), pixels.amax(1)
         for b in range(len(cameras)):

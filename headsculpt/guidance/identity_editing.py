@@ -8,7 +8,8 @@ description. Both see the landmark map and, through the instruction ControlNet, 
 
 Beyond the paper, and each can be switched off: part of the edited prediction may read the prompt of the edited
 head instead of the instruction (``target_share``; all of it where the prior has no instruction ControlNet), and
-the sculpture is held to the source wherever the two predictions agree (``mask``).
+the sculpture is held to the source wherever the two predictions agree (``mask``), and outside the places of what
+the instruction names (``place``).
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class EditDistillation:
             the mini family learned from.
         instructed: whether the back-bone has the ControlNet "instruction".
         control_scale: of that ControlNet.
+        place: cameras -> where the edit may act, ``(B, 1, h, w)`` from 0 to 1; None is everywhere.
     """
 
     def __init__(
@@ -69,7 +71,9 @@ class EditDistillation:
         *,
         instructed: bool,
         control_scale: float = 1.0,
+        place: Callable[[Cameras], Tensor] | None = None,
     ) -> None:
+        self.place = place
         self.base, self.edit, self.reference = base, edit, reference
         self.instructed, self.control_scale = instructed, control_scale
         self.share = edit.target_share if instructed else 1.0
@@ -139,7 +143,8 @@ class EditDistillation:
 
     @torch.no_grad()
     def strongest(self) -> float:
-        """The largest difference that the edit makes in any of :data:`LOOKS`; measured once, always the same.
+        """The largest difference that the edit makes in any of :data:`LOOKS`, where it may act; measured once, always
+        the same.
 
         Measured on the first training of the mini family, differences of one edit are ten times those of
         another (a top hat, a smile), so no fixed threshold serves; and one relative to each view by itself
@@ -155,6 +160,8 @@ class EditDistillation:
                 kept = self.base.backbone.encode(shown)
                 noise = torch.randn(kept.shape, generator=generator).to(kept.device)
                 sizes = self.differences(self.predictions(cameras, 0.0, shown), kept, noise)
+                if self.place is not None:
+                    sizes = sizes * at_size_of(sizes, self.place(cameras))
                 found = max(found, float(sizes.flatten(1).quantile(0.98, 1).max()))
             self._strongest = found
         return self._strongest
@@ -193,6 +200,9 @@ class EditDistillation:
             noisy = add_noise(latents, noise, abar, timesteps)
             clean = SAMPLERS[config.sampler](guided, noisy, timesteps, abar, base.stage.denoise_steps)
             inside = self.mask(predict, kept, other_noise) if self.edit.mask else torch.ones_like(kept[:, :1])
+            place = None if self.place is None else self.place(cameras)
+            if place is not None:
+                inside = inside * at_size_of(kept, place)
             weighting: Any = config.weighting  # config.validated() checked it
             aim = inside * clean + (1 - inside) * kept
             gradient = sds_gradient(latents, aim, timesteps, abar, weighting)
@@ -206,9 +216,23 @@ class EditDistillation:
             with torch.no_grad():
                 wanted, present = backbone.decode(torch.cat([clean, latents])).chunk(2)
                 edited = (rgb + wanted - present).clamp(0, 1)
-                share = F.interpolate(inside, rgb.shape[1:3], mode="bilinear").permute(0, 2, 3, 1)
+                share = F.interpolate(inside, rgb.shape[1:3], mode="bilinear")
+                if place is not None:
+                    share = share * at_size_of(share, place)
+                share = share.permute(0, 2, 3, 1)
                 # Outside the mask the source itself, to the pixel: no autoencoder comes between.
                 target = share * edited + (1 - share) * base._at_prior_size(shown)
             loss = loss + config.image_weight * image_loss(rgb, target)
         seconds = time.perf_counter() - started
         return loss, GuidanceRecord(float(timesteps.float().mean()) / len(abar), seconds, target)
+
+
+def at_size_of(like: Tensor, place: Tensor) -> Tensor:
+    """``place (B, 1, h, w)`` with the rows and columns of ``like (B, C, H, W)``, on its device: ``(B, 1, H, W)``.
+
+    What becomes smaller keeps its maximum: a latent counts whole where a part of it does.
+    """
+    place, size = place.to(like), tuple(like.shape[-2:])
+    if size[0] < place.shape[-2]:
+        return F.adaptive_max_pool2d(place, size)
+    return F.interpolate(place, size, mode="bilinear")

@@ -1,0 +1,108 @@
+"""Where an edit may act, as far as its words say: a beard grows on the lower face, a hat from the brow up.
+
+Where two predictions of a diffusion model differ is where an edit shows, but they differ a little everywhere: by
+differences alone, the mask of "give him a beard" covers his eyes and his shirt as well, and by a threshold that
+leaves those out, edits of a whole head are lost. What the instruction names has its place, so there the mask is
+sought, and nowhere else (ours).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from headsculpt.heads.landmarks import project_landmarks
+from headsculpt.heads.places import EVERYWHERE, ON_FACE, rays_through
+from headsculpt.representations.rasterise import rasterise
+
+if TYPE_CHECKING:
+    from headsculpt.cameras import Cameras
+    from headsculpt.meshes import Mesh
+
+SIZE = 64  # rows and columns of a place in a view
+DEPTH = 0.05  # scene units below the surface that still count as the surface
+
+
+def edited_families(prompt: str, instruction: str) -> frozenset[str]:
+    """What an instruction changes, where that has a place; empty where it may change anything, or who knows what.
+
+    Args:
+        prompt: of the head before.
+        instruction: what to change.
+
+    Example:
+        >>> sorted(edited_families("a bald man", "give him a full red beard"))
+        ['facial_hair']
+        >>> edited_families("a bald man", "turn him into a zombie")
+        frozenset()
+    """
+    from headsculpt.synthesis.reading import read_instruction, read_prompt
+
+    changes, unknown = read_instruction(instruction.strip().rstrip(".,; "), read_prompt(prompt).values)
+    if unknown or set(changes) & set(EVERYWHERE):
+        return frozenset()
+    named = set(changes)
+    if "facial_hair" in named and not re.search(r"\bhair\b", instruction.lower()):
+        named.discard("hair_colour")  # the beard's colour; hair has the same word for it
+    return frozenset(named)
+
+
+class EditPlace:
+    """Places of families, as cameras see them: in front of the head to edit, or on it, not behind it.
+
+    What is not on the face leaves eyes, nose and lips alone.
+
+    Args:
+        families: from :func:`edited_families`, not empty.
+        mesh: the head to edit, scene units.
+        vertices: ``(V, 3)`` of the head whose landmarks guide.
+        faces: ``(F, 3)`` its triangles.
+        contours: name -> vertex indices, as :class:`headsculpt.heads.builtin.Head` names them.
+    """
+
+    def __init__(
+        self,
+        families: Collection[str],
+        mesh: Mesh,
+        vertices: np.ndarray,
+        faces: np.ndarray,
+        contours: Mapping[str, np.ndarray],
+    ) -> None:
+        self.families, self.mesh = families, mesh
+        self.vertices, self.faces = vertices, faces
+        self.kept = {} if ON_FACE & set(families) else {
+            name: index for name, index in contours.items() if "eye" in name or "lips" in name
+        }  # fmt: skip
+
+    @torch.no_grad()
+    def __call__(self, cameras: Cameras) -> Tensor:
+        """``(B, 1, SIZE, SIZE)`` float32 on the CPU: 1 where the edit may act, 0 elsewhere."""
+        views = cameras.to("cpu").resized(SIZE, SIZE)
+        found = rays_through(self.families, views, self._surface(views) + DEPTH).float()
+        if self.kept:
+            seen = project_landmarks(self.vertices, self.faces, self.kept, views)
+            for row, (points, visible) in zip(found, seen, strict=True):
+                corners = np.concatenate([points[name][visible[name]] for name in self.kept])
+                if len(corners) >= 3:
+                    outline = cv2.convexHull(corners.astype(np.float32)).round().astype(np.int32)
+                    inside = cv2.fillConvexPoly(np.zeros((SIZE, SIZE), np.uint8), outline, 1)
+                    row *= 1 - torch.from_numpy(inside).float()
+        return found[:, None]
+
+    def _surface(self, cameras: Cameras) -> Tensor:
+        """``(B, SIZE, SIZE)`` distance of the mesh along each ray; infinite where there is none."""
+        vertices, faces = self.mesh.vertices.detach().cpu().float(), self.mesh.faces.cpu().long()
+        raster = rasterise(cameras.project(vertices), faces, SIZE, SIZE)
+        covered = raster.triangle_id >= 0
+        corners = vertices[faces[raster.triangle_id[covered].long()]]
+        points = (corners * raster.weights[covered][..., None]).sum(1)
+        origins, _ = cameras.rays()
+        distance = torch.full(covered.shape, torch.inf)
+        distance[covered] = (points - origins[covered]).norm(dim=-1)
+        return distance

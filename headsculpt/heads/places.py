@@ -1,0 +1,57 @@
+"""Where on a head its attributes are: boxes around what a change of each may touch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from headsculpt.cameras import Cameras
+
+# Boxes (x, y, z from; x, y, z to) in scene units on the built-in head, with room for what is put on; half of the
+# head's width is 0.32, its crown at 0.54, its chin at -0.34.
+PLACES: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+    "hair_style": ((-0.55, -0.75, -0.70), (0.55, 1.00, 0.45)),
+    "hair_colour": ((-0.55, -0.75, -0.70), (0.55, 1.00, 0.45)),
+    "facial_hair": ((-0.36, -0.65, -0.10), (0.36, 0.05, 0.60)),
+    "eyewear": ((-0.42, -0.10, -0.10), (0.42, 0.25, 0.60)),
+    "headwear": ((-0.80, 0.10, -0.80), (0.80, 1.00, 0.80)),
+    "headwear_colour": ((-0.80, 0.10, -0.80), (0.80, 1.00, 0.80)),
+    "expression": ((-0.30, -0.36, 0.15), (0.30, 0.26, 0.55)),
+    "nose": ((-0.14, -0.16, 0.30), (0.14, 0.14, 0.70)),
+    "ears": ((-0.55, -0.16, -0.25), (0.55, 0.40, 0.20)),
+    "earrings": ((-0.45, -0.35, -0.20), (0.45, 0.05, 0.20)),
+    "clothing": ((-1.00, -1.00, -1.00), (1.00, -0.36, 1.00)),
+    "clothing_colour": ((-1.00, -1.00, -1.00), (1.00, -0.36, 1.00)),
+}
+EVERYWHERE = ("subject", "material", "skin", "face")  # may change the whole head
+ON_FACE = frozenset({"facial_hair", "eyewear", "expression", "nose", *EVERYWHERE})
+
+
+def rays_through(families: Collection[str], cameras: Cameras, until: Tensor) -> Tensor:
+    """Pixels whose rays pass through the place of one of these families before they have gone ``until``.
+
+    Args:
+        families: names in :data:`PLACES`.
+        cameras: B views.
+        until: ``(B, H, W)`` distance along each ray, scene units; infinite where nothing is in its way.
+
+    Returns:
+        ``(B, H, W)`` bool.
+
+    Raises:
+        ValueError: a family without a place.
+    """
+    unknown = sorted(set(families) - set(PLACES))
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} has no place on a head; there are {', '.join(PLACES)}")
+    origins, directions = cameras.rays()
+    found = torch.zeros(until.shape, dtype=torch.bool, device=until.device)
+    inverse = 1 / torch.where(directions.abs() < 1e-9, torch.full_like(directions, 1e-9), directions)
+    for family in families:
+        low, high = (torch.tensor(corner, device=until.device) for corner in PLACES[family])
+        a, b = (low - origins) * inverse, (high - origins) * inverse
+        enters, leaves = torch.minimum(a, b).amax(-1), torch.maximum(a, b).amin(-1)
+        found |= (leaves > enters.clamp_min(0)) & (enters < until)
+    return found

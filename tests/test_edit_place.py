@@ -1,0 +1,123 @@
+"""Where an edit may act: what its words name, as cameras see it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from headsculpt.cameras import framed
+from headsculpt.config import EditConfig, config_from_yaml, load_config, to_yaml
+from headsculpt.edit_place import SIZE, EditPlace, edited_families
+from headsculpt.guidance.identity_editing import EditDistillation, at_size_of
+from headsculpt.heads.builtin import builtin_head
+from headsculpt.heads.places import EVERYWHERE, PLACES, rays_through
+from headsculpt.meshes import Mesh
+from headsculpt.synthesis.attributes import VALUES
+
+VIEWS = (0.0, 60.0, -90.0, 180.0)
+
+
+def cameras(half_height: float = 1.0):
+    return framed(VIEWS, 5.0, half_height, height=SIZE, width=SIZE)
+
+
+def place(*families: str) -> EditPlace:
+    head = builtin_head()
+    mesh = Mesh(torch.from_numpy(head.template).float(), torch.from_numpy(head.faces).long())
+    return EditPlace(families, mesh, head.template, head.faces, dict(head.landmarks))
+
+
+@pytest.mark.parametrize(
+    ("instruction", "families"),
+    [
+        ("give him a full red beard", {"facial_hair"}),  # red is the beard, not the hair
+        ("give him a red beard and red hair", {"facial_hair", "hair_colour"}),
+        ("make her hair green", {"hair_colour"}),
+        ("put a blue beanie on him", {"headwear", "headwear_colour"}),
+        ("take off the cap", {"headwear"}),
+        ("make him smile", {"expression"}),
+        ("turn her into a zombie", set()),  # the whole of her
+        ("turn him into a marble bust", set()),
+        ("make it baroque", set()),  # who knows what
+        ("give him a red beard made of lobsters", set()),
+    ],
+)
+def test_what_an_instruction_names(instruction, families):
+    assert edited_families("a boy wearing a red baseball cap", instruction) == families
+
+
+def test_every_family_has_a_place_or_none():
+    assert set(PLACES) | set(EVERYWHERE) == set(VALUES) and not set(PLACES) & set(EVERYWHERE)
+    with pytest.raises(ValueError, match="'skin' has no place on a head; there are hair_style"):
+        rays_through(["skin"], cameras(), torch.full((4, SIZE, SIZE), torch.inf))
+
+
+def test_a_ray_ends_where_something_is_in_its_way():
+    free = torch.full((4, SIZE, SIZE), torch.inf)
+    seen, hidden = (rays_through(["nose"], cameras(), until) for until in (free, torch.full_like(free, 0.1)))
+    assert seen.flatten(1).any(1).all() and not hidden.any()
+
+
+@pytest.mark.parametrize(
+    ("family", "part", "seen_behind"),
+    [("eyewear", "eyeballs", False), ("headwear", "scalp", True), ("nose", "nose", False)],
+)
+def test_a_place_holds_its_part_where_that_is_seen_and_nothing_behind_the_head(family, part, seen_behind):
+    head = builtin_head()
+    found = place(family)(cameras())
+    pixels = cameras().pixels(torch.from_numpy(head.template)).long().clamp(0, SIZE - 1)
+    chosen = torch.from_numpy(head.regions[part] > 0.5)
+    if family == "headwear":
+        chosen &= torch.from_numpy(head.template[:, 1] > 0.25)
+    x, y = pixels[0, chosen].T
+    assert found[0, 0, y, x].mean() > 0.9
+    x, y = pixels[3, chosen].T
+    assert (found[3, 0, y, x].mean() > 0.9) == seen_behind
+
+
+@pytest.mark.parametrize(("family", "kept"), [("hair_colour", True), ("headwear", True), ("expression", False)])
+def test_what_is_not_on_the_face_leaves_eyes_and_lips_alone(family, kept):
+    head = builtin_head()
+    near = framed([0.0], 5.0, 0.45, height=SIZE, width=SIZE)
+    found = place(family)(near)[0, 0]
+    for name in ("left_eye", "right_eye", "lips_outer"):
+        middle = near.pixels(torch.from_numpy(head.template[head.landmarks[name]]))[0].mean(0).long()
+        assert bool(found[middle[1], middle[0]]) != kept
+
+
+def test_at_other_sizes_a_latent_counts_whole_and_a_picture_keeps_the_outline():
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., 10, 10] = 1
+    assert at_size_of(torch.zeros(1, 8, 16, 16), mask).sum() == 1
+    assert at_size_of(torch.zeros(1, 3, 128, 128), mask).shape == (1, 1, 128, 128)
+
+
+def test_outside_its_place_an_edit_asks_for_the_source(monkeypatch):
+    from test_identity_editing import SOURCE, grey, guide, rendering, views
+
+    from headsculpt.guidance.backbone import LatentDiffusion
+    from headsculpt.priors.catalogue import random_prior
+
+    def left_half(given):
+        half = torch.zeros(len(given), 1, SIZE, SIZE)
+        half[..., : SIZE // 2] = 1
+        return half
+
+    editing = guide(LatentDiffusion(random_prior("tiny")), instructed=False, mask=False)
+    edited = EditDistillation(
+        editing.base, "an elf", EditConfig(instruction="add a hat", mask=False), grey, instructed=False, place=left_half
+    )
+    _, record = edited(rendering(0.9), views(), 0.0, torch.Generator().manual_seed(0))
+    size = record.target.shape[2]
+    right = record.target[:, :, size // 2 + 1 :]
+    assert torch.allclose(right, torch.full_like(right, SOURCE), atol=1e-5)
+    left = record.target[:, :, : size // 2 - 1]
+    assert not torch.allclose(left, torch.full_like(left, SOURCE), atol=1e-2)
+
+
+def test_heads_made_before_are_edited_as_they_were():
+    text = to_yaml(load_config("mini", prompt="an elf"))
+    assert config_from_yaml(text, "new").edit.place and config_from_yaml(text, "new").guidance.sampler == "dpm"
+    before = "\n".join(line for line in text.splitlines() if line.strip() not in ("place: true", "sampler: dpm"))
+    old = config_from_yaml(before, "old")
+    assert not old.edit.place and old.guidance.sampler == "ddim"
