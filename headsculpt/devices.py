@@ -137,14 +137,14 @@ def resolve_device(name: str) -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """The device in words: ``cpu (x86_64, 2 threads, networks in float32)`` or ``cuda (NVIDIA ..., 80 GB)``."""
+    """The device in words: ``cpu (x86_64, 2 threads, without bfloat16)`` or ``cuda (NVIDIA ..., 80 GB)``."""
     import torch
 
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return f"cuda ({properties.name}, {properties.total_memory / 2**30:.0f} GB)"
-    networks = "bfloat16" if fast_bfloat16(device) else "float32"
-    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads, networks in {networks})"
+    bfloat16 = "with" if fast_bfloat16(device) else "without"
+    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads, {bfloat16} bfloat16)"
 
 
 def fast_bfloat16(device: torch.device | str) -> bool:
@@ -158,7 +158,8 @@ def fast_bfloat16(device: torch.device | str) -> bool:
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if platform.machine().lower() in ("x86_64", "amd64"):
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # neither is in torch 2.4
+        return any(getattr(torch.cpu, name, lambda: False)() for name in asked)
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) if torch.backends.mkldnn.is_available() else False
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from headsculpt.heads.landmarks import project_landmarks
-from headsculpt.heads.places import EVERYWHERE, ON_FACE, rays_through
+from headsculpt.heads.places import EVERYWHERE, OFF_FACE, rays_through
 from headsculpt.representations.rasterise import rasterise
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 SIZE = 64  # rows and columns of a place in a view
 DEPTH = 0.05  # scene units below the surface that still count as the surface
+_HAIR = re.compile(r"(?<!facial )\bhair(ed)?\b")
+_BEARD = re.compile(r"beard|goatee|m(o)?ustache|stubble|whiskers|facial hair")
 
 
 def edited_families(prompt: str, instruction: str) -> frozenset[str]:
@@ -44,19 +46,26 @@ def edited_families(prompt: str, instruction: str) -> frozenset[str]:
     """
     from headsculpt.synthesis.reading import read_instruction, read_prompt
 
-    changes, unknown = read_instruction(instruction.strip().rstrip(".,; "), read_prompt(prompt).values)
-    if unknown or set(changes) & set(EVERYWHERE):
-        return frozenset()
+    text, before = instruction.lower().strip().rstrip(".,; "), read_prompt(prompt).values
+    changes, unknown = read_instruction(text, before)
     named = set(changes)
-    if "facial_hair" in named and not re.search(r"\bhair\b", instruction.lower()):
-        named.discard("hair_colour")  # the beard's colour; hair has the same word for it
+    if unknown or named & set(EVERYWHERE):
+        return frozenset()
+    if "hair_colour" in named:  # hair and beards have one word for it
+        if "hair_style" in named or _HAIR.search(text):
+            # One colour for both, as the mini family knows them.
+            named |= {"facial_hair"} if before.get("facial_hair", "none") != "none" else set()
+        elif "facial_hair" in named or _BEARD.search(text):
+            named = named - {"hair_colour"} | {"facial_hair"}
+    if named & {"headwear", "headwear_colour"} and "headphones" in (changes.get("headwear"), before.get("headwear")):
+        named.add("ears")  # which other headwear leaves alone
     return frozenset(named)
 
 
 class EditPlace:
     """Places of families, as cameras see them: in front of the head to edit, or on it, not behind it.
 
-    What is not on the face leaves eyes, nose and lips alone.
+    What is not on the face, nor before it, leaves eyes, nose and lips alone.
 
     Args:
         families: from :func:`edited_families`, not empty.
@@ -76,9 +85,9 @@ class EditPlace:
     ) -> None:
         self.families, self.mesh = families, mesh
         self.vertices, self.faces = vertices, faces
-        self.kept = {} if ON_FACE & set(families) else {
-            name: index for name, index in contours.items() if "eye" in name or "lips" in name
-        }  # fmt: skip
+        # A brim hides a part of the face from above, so hats are not among them.
+        spared = set(families) <= OFF_FACE
+        self.kept = {n: index for n, index in contours.items() if spared and ("eye" in n or "lips" in n)}
 
     @torch.no_grad()
     def __call__(self, cameras: Cameras) -> Tensor:

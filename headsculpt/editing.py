@@ -187,6 +187,15 @@ def _told_after(config: SculptConfig, avatar: Avatar) -> str:
     return completed_prompt(told, config.seed) if config.guidance.complete_prompt else told
 
 
+def _told_by_rule(config: SculptConfig, source: Avatar) -> bool:
+    """Whether what comes of an edit is what its instruction says, and not what the user says of it beside that."""
+    from headsculpt.synthesis.reading import edited_prompt
+
+    plain = replace(config, edit=replace(config.edit, told=""))
+    expected = edited_prompt(source.info.prompt, config.edit.instruction).text
+    return config.prompt == expected and config.edit.told == _told_after(plain, source)
+
+
 def check_apart(avatar: Avatar, out: str | Path) -> None:
     """ValueError where ``out`` is the source's own folder, or in it, or around it."""
     if avatar.loaded_from is None:
@@ -276,7 +285,8 @@ def edit_guides(
             config.guidance.perp_neg,
         )
     place = None
-    if config.edit.place and (families := edited_families(source.info.prompt, config.edit.instruction)):
+    families = edited_families(source.info.prompt, config.edit.instruction)
+    if config.edit.place and families and _told_by_rule(config, source):
         place = EditPlace(families, source.mesh, vertices, faces, contours)
     # Edits from before 0.5.0 have no such words.
     told = replace(config, prompt=config.edit.told or config.prompt)

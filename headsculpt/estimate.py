@@ -79,7 +79,7 @@ def estimate(config: SculptConfig, device_type: str, teraflops: float | None = N
 
     # Predictions are matrix products. What else there is gains less from wider units (two machines, see above).
     speed = (teraflops or _MEASURED_AT[kind]) / _MEASURED_AT[kind]
-    predictions, rest = 0.0, _FIXED_SECONDS["mini"]
+    predictions = rest = 0.0
     fine_pixels = (config.fine.render_size / 256) ** 2
     rest += refine_steps(config) * _REFINE_SECONDS[kind] * (0.6 + 0.4 * fine_pixels)
     stages = (("coarse", config.coarse, (config.coarse.render_size / 64) ** 2), ("fine", config.fine, fine_pixels))
@@ -91,7 +91,8 @@ def estimate(config: SculptConfig, device_type: str, teraflops: float | None = N
     if config.edit.instruction:
         predictions *= _EDIT
     basis = "" if kind == "cpu" else "not measured on CUDA yet"
-    return Estimate((predictions / speed + rest / speed**0.5) / 60, _MINI_GB, basis)
+    fixed = _FIXED_SECONDS["mini"] / (speed**0.5 if kind == "cpu" else 1.0)  # always the processor's work
+    return Estimate((predictions / speed + rest / speed**0.5 + fixed) / 60, _MINI_GB, basis)
 
 
 def _estimate_large(config: SculptConfig, kind: str, teraflops: float | None) -> Estimate:

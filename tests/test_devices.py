@@ -26,7 +26,14 @@ def test_an_x86_is_asked_for_its_instructions(monkeypatch, machine, has, fast):
     with mixed("cpu"):
         out = torch.nn.Linear(4, 4)(torch.ones(1, 4))
     assert out.dtype == (torch.bfloat16 if fast else torch.float32)
-    assert f"networks in {'bfloat16' if fast else 'float32'}" in describe_device(torch.device("cpu"))
+    assert f"{'with' if fast else 'without'} bfloat16)" in describe_device(torch.device("cpu"))
+
+
+def test_a_torch_that_cannot_be_asked_gets_float32(monkeypatch):
+    pretend(monkeypatch, "x86_64")
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.delattr(torch.cpu, name)
+    assert fast_bfloat16("cpu") is False
 
 
 def test_where_it_is_not_wanted_it_stays_off(monkeypatch):
@@ -37,7 +44,10 @@ def test_where_it_is_not_wanted_it_stays_off(monkeypatch):
 
 def test_another_processor_is_asked_through_onednn(monkeypatch):
     pretend(monkeypatch, "aarch64", avx512=True)  # what an x86 would say does not count
-    assert isinstance(fast_bfloat16("cpu"), bool)
+    for found in (True, False):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda found=found: found)
+        assert fast_bfloat16("cpu") is found
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert fast_bfloat16("cpu") is False
 

@@ -243,6 +243,27 @@ def test_an_edit_keeps_what_the_prompt_left_open(source, tmp_path):
     assert told == [completed_prompt("a sad king", 4)] * 2
 
 
+@pytest.mark.parametrize(
+    ("instruction", "override", "families"),
+    [
+        ("take off the cap", "edit.place=true", {"headwear"}),
+        ("take off the cap", "edit.place=false", None),
+        ("turn him into a zombie", "edit.place=true", None),
+        ("take off the cap", "edit.told=a bald zombie", None),  # who says what comes of it may mean the whole head
+    ],
+)
+def test_an_edit_acts_in_its_place(source, instruction, override, families):
+    from headsculpt.editing import edit_guides
+    from headsculpt.sculpting import load_guiding_prior, starting_head
+
+    avatar = Avatar.load(source)
+    config = edit_config(avatar, instruction, device="cpu", overrides=[override])
+    prior = load_guiding_prior(config, torch.device("cpu"))
+    guides = edit_guides(config, prior, avatar, *starting_head(config, None))
+    for guide in guides.values():
+        assert (None if guide.place is None else set(guide.place.families)) == families
+
+
 def test_an_edit_that_says_nothing_new_is_refused_where_only_its_text_counts(source, prior, tmp_path):
     bare = Path(shutil.copytree(prior, tmp_path / "prior"))
     shutil.rmtree(bare / "controlnet_instruction")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from headsculpt.config import CoarseConfig, GuidanceConfig
 from headsculpt.guidance.samplers import (
     LAST_SHARE,
     LAST_TIMESTEP,
@@ -13,6 +14,7 @@ from headsculpt.guidance.samplers import (
     clean_latents,
     dpm_clean_latents,
 )
+from headsculpt.guidance.score_distillation import named_score
 
 ABAR = torch.cos((torch.arange(1000) + 1) / 1001 * torch.pi / 2).square()
 MEAN, SPREAD = 2.0, 0.5
@@ -77,3 +79,9 @@ def test_dpm_asks_last_where_it_says():
 def test_no_step_is_refused(sampler):
     with pytest.raises(ValueError, match="steps must be at least 1; got 0"):
         sampler(predict, noisy(), torch.tensor([500]), ABAR, 0)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_setting_names_the_sampler(name):
+    score = named_score(GuidanceConfig(sampler=name), CoarseConfig())
+    assert score.keywords["sampler"] is SAMPLERS[name]

@@ -74,7 +74,7 @@ def dpm_clean_latents(
     Raises:
         ValueError: no step.
     """
-    ratios = 0.5 * (alphas_cumprod.double() / (1 - alphas_cumprod.double()).clamp_min(1e-12)).log()
+    ratios = 0.5 * torch.logit(alphas_cumprod.double(), eps=1e-12)  # log(alpha / sigma), also where sigma is all
     path = _even_in(ratios, timesteps, _checked(steps))
     z, before, step_before = noisy, None, None
     for i, now in enumerate(path):

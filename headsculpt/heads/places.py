@@ -18,15 +18,15 @@ PLACES: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]]
     "eyewear": ((-0.42, -0.10, -0.10), (0.42, 0.25, 0.60)),
     "headwear": ((-0.80, 0.10, -0.80), (0.80, 1.00, 0.80)),
     "headwear_colour": ((-0.80, 0.10, -0.80), (0.80, 1.00, 0.80)),
-    "expression": ((-0.30, -0.36, 0.15), (0.30, 0.26, 0.55)),
-    "nose": ((-0.14, -0.16, 0.30), (0.14, 0.14, 0.70)),
-    "ears": ((-0.55, -0.16, -0.25), (0.55, 0.40, 0.20)),
+    "expression": ((-0.32, -0.52, -0.02), (0.32, 0.32, 0.55)),  # down to the chin of an open mouth
+    "nose": ((-0.14, -0.24, 0.30), (0.14, 0.14, 0.70)),
+    "ears": ((-0.60, -0.22, -0.30), (0.60, 0.40, 0.25)),
     "earrings": ((-0.45, -0.35, -0.20), (0.45, 0.05, 0.20)),
     "clothing": ((-1.00, -1.00, -1.00), (1.00, -0.36, 1.00)),
     "clothing_colour": ((-1.00, -1.00, -1.00), (1.00, -0.36, 1.00)),
 }
 EVERYWHERE = ("subject", "material", "skin", "face")  # may change the whole head
-ON_FACE = frozenset({"facial_hair", "eyewear", "expression", "nose", *EVERYWHERE})
+OFF_FACE = frozenset({"hair_style", "hair_colour", "ears", "earrings", "clothing", "clothing_colour"})
 
 
 def rays_through(families: Collection[str], cameras: Cameras, until: Tensor) -> Tensor:
