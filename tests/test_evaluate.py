@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from headsculpt.avatar import Avatar, AvatarInfo
 from headsculpt.evaluation import metrics
@@ -147,6 +148,7 @@ def test_edits_run_on_the_heads_of_their_prompts_and_count_what_stayed(tmp_path)
     # The second edit's prompt is not in the file; the first is not made again.
     assert asked == [("a man with sunglasses", "add a golden crown", "edit-01-add-a-golden-crown")]
     assert results["edits"]["count"] == 1 and results["edits"]["asked"] == 1
+    assert Image.open(path.parent / "out" / "edits.png").width > 4 * 144  # two views before, two after
     kept, of = results["edits"]["kept"]
     assert kept == of > 5  # the same ball reads the same
     assert f"left as they were: {of} of {of} (100.0 %)" in headline(results)

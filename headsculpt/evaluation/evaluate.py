@@ -277,7 +277,8 @@ def evaluate_prompts(
     sculpt: Sculpt | None = None,
     edit: Edit | None = None,
 ) -> dict[str, Any]:
-    """Sculpts and judges; writes ``results.json``, ``results.md`` and ``contact_sheet.png`` after every head.
+    """Sculpts and judges; writes ``results.json``, ``results.md`` and ``contact_sheet.png`` after every head, and
+    ``edits.png``, two views before and after each edit.
 
     Args:
         prompts_file: see :func:`read_prompts`. Its edits run on the heads of their prompts.
@@ -322,6 +323,8 @@ def evaluate_prompts(
     }
     found: list[Judgement] = []
     pictures: list[tuple[str, list[Image.Image]]] = []
+    compared: list[tuple[str, list[Image.Image]]] = []
+    before: dict[str, list[Image.Image]] = {}
     results: dict[str, Any] = {}
     heads: dict[str, Avatar] = {}
     jobs: list[tuple[Task, Path]] = [
@@ -339,9 +342,10 @@ def evaluate_prompts(
         judgement, shown, avatar = _one(task, folder, judge, sculpt, edit, heads)
         if avatar is not None and not task.instruction:
             heads[task.prompt] = avatar
-            read_before[task.prompt] = judgement
+            read_before[task.prompt], before[task.prompt] = judgement, shown
         elif avatar is not None:
             judgement.kept = kept_families(read_before[task.prompt].read, judgement.read, task)
+            compared.append((task.text, [*before[task.prompt][:2], *shown[:2]]))
         found.append(judgement)
         pictures.append((f"{folder.name.split('-')[0]}. {task.text}: {_verdict(judgement)}", shown))
         results = summary(settings, found)
@@ -350,6 +354,8 @@ def evaluate_prompts(
         )
         write_atomically(out / "results.md", markdown(results).encode())
         contact_sheet(pictures, out / "contact_sheet.png")
+        if compared:
+            contact_sheet(compared, out / "edits.png")
     log.info("%s", headline(results))
     return results
 
