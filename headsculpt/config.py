@@ -77,7 +77,7 @@ class GuidanceConfig:
         perp_neg: push the wrong views away with perpendicular negatives (:mod:`headsculpt.guidance.perp_neg`),
             in scores that use classifier-free guidance (all but ``csd`` and ``nfsd``).
         sampler: of clean estimates that take several steps (``denoise_steps``), in ``sds`` and in edits: ``dpm``
-            (DPM-Solver++) or ``ddim``, which needs twice as many (:mod:`headsculpt.guidance.samplers`).
+            (DPM-Solver++) or ``ddim``, which needs up to twice as many (:mod:`headsculpt.guidance.samplers`).
         negative_weight: of the negative prompt in ``csd``.
         ism_interval, ism_stride: of ``ism``, as fractions of the schedule.
         lora_rank, lora_rate: of the LoRA that ``vsd`` trains beside the sculpture, and its learning rate.
