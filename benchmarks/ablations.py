@@ -69,9 +69,13 @@ ROWS = (
     Row("unguided-landmarks", "last look not guided to landmarks", ("refine.landmarks_guided=false",)),
     *(Row(f"edit-{w}", f"edit, w_e = {w}", (), w) for w in STRENGTHS),
     # w_e = 1 leaves nothing of the prediction for the source's description; the reference goes as well.
-    Row("edit-no-identity", "edit without identity term", ("edit.reference=false", "edit.mask=false"), 1.0),
+    Row(
+        "edit-no-identity", "edit without identity term",
+        ("edit.reference=false", "edit.mask=false", "edit.place=false"), 1.0,
+    ),
     Row("edit-mask", "edit, w_e = 0.6, with mask", ("edit.mask=true",), 0.6),
     Row("edit-no-mask", "edit, w_e = 0.6, without mask", ("edit.mask=false",), 0.6),
+    Row("edit-no-place", "edit, w_e = 0.6, places not held", ("edit.place=false",), 0.6),
 )
 
 
