@@ -40,6 +40,12 @@ def test_a_step_is_broken_down_into_the_priors_time_and_the_loops():
 
 
 @pytest.mark.slow
+def test_precisions_are_compared():
+    said = run("precision.py", "--batch", "1", "--repeats", "1")
+    assert "float32" in said and "bfloat16" in said and "a run takes" in said
+
+
+@pytest.mark.slow
 def test_samplers_are_compared():
     said = run("samplers.py", "--pictures", "1", "--reference-steps", "2")
     assert said.count("ddim") == 4 and said.count("dpm") == 4
