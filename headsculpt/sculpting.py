@@ -315,12 +315,15 @@ def learning_rate_factor(progress: float) -> float:
 
 
 def load_guiding_prior(config: SculptConfig, device: torch.device) -> Prior:
+    from headsculpt.devices import fast_bfloat16
     from headsculpt.priors.catalogue import load_prior
     from headsculpt.priors.memory import check_offload, spare_memory
 
     check_offload(config.prior, device.type)
     names = {"auto": torch.float32 if device.type == "cpu" else torch.float16}
     dtype = names.get(config.prior.dtype) or getattr(torch, config.prior.dtype)
+    if dtype == torch.bfloat16 and not fast_bfloat16(device):
+        log.warning("this %s has no bfloat16 instructions: float32 is some twenty times faster", device.type)
     wanted = config.prior
     place = device if wanted.offload == "none" else torch.device("cpu")
     prior = load_prior(

@@ -64,3 +64,15 @@ def test_the_back_bone_follows(monkeypatch, fast):
     latents = torch.zeros(1, backbone.prior.unet.config.in_channels, 16, 16)
     backbone.predict_noise(latents, torch.tensor([500]), backbone.embed(["an elf"]))
     assert seen == [torch.bfloat16 if fast else torch.float32]
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_bfloat16_that_is_asked_for_where_it_is_slow_is_warned_of(monkeypatch, caplog, fast):
+    from headsculpt.config import load_config
+    from headsculpt.priors import catalogue
+    from headsculpt.sculpting import load_guiding_prior
+
+    pretend(monkeypatch, "x86_64", avx512=fast)
+    monkeypatch.setattr(catalogue, "load_prior", lambda *_, **__: catalogue.random_prior("tiny"))
+    load_guiding_prior(load_config("mini", ["prior.dtype=bfloat16"]), torch.device("cpu"))
+    assert ("no bfloat16 instructions: float32 is some twenty times faster" in caplog.text) is not fast
