@@ -3,8 +3,10 @@
 Letters: N points, L levels, F features a level, C = L * F. A table is flat, ``offset[l] + index * F + f``.
 Every kernel takes the levels' geometry as arrays, so that one compiled version serves all grids.
 
-The two kernels that every step of a NeRF takes, :func:`forward` and :func:`backward_table`, go through their points
-in chunks: first the corners' table entries and weights of a whole chunk, in a loop that compiles to vector
+The two kernels that every step of a NeRF takes, :func:`forward` and :func:`backward_table`, do one level after the
+other, all points of it: its part of the table, half a megabyte, then stays in a core's own cache. So features and
+gradients lie level by level there, ``(L, N * F)``; :func:`by_point` and :func:`by_level` turn them. Points come in
+chunks: first the corners' table entries and weights of a whole chunk, in a loop that compiles to vector
 instructions, then the table itself, entry by entry. That loop stays scalar where its arrays are two-dimensional
 (with rows of unknown stride, the compiler cannot tell that they do not overlap), so the chunk's arrays are flat.
 
@@ -17,7 +19,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-BLOCK = 16384  # points a block: enough that a level's table stays in cache, few enough that the points do
+BLOCK = 16384  # points a task
+TILE = 256  # points that are turned at once: their features fit in a core's first cache
 CHUNK = 64  # points whose corners are worked out at once: 4 kB
 _P1 = np.uint32(2654435761)
 _P2 = np.uint32(805459861)
@@ -102,14 +105,42 @@ def _directional(fx, fy, fz, vx, vy, vz):
     )
 
 
-@numba.njit(cache=True, nogil=True)
-def _clamped(x, start, stop, flat):
-    """Points ``start`` to ``stop`` of ``x (N, 3)``, clamped to [0, 1] (NaN to 0): all x, all y, all z, BLOCK each."""
-    for axis in range(3):
-        for n in range(stop - start):
-            value = x[start + n, axis]
-            value = value if value > _ZERO else _ZERO
-            flat[axis * BLOCK + n] = value if value < _ONE else _ONE
+@numba.njit(cache=True, nogil=True, parallel=True)
+def planar(x, count):
+    """``x (N, 3)`` clamped to [0, 1] (NaN to 0), as ``(3, count)``: all x, all y, all z; zeros fill it up."""
+    points = np.empty((3, count), np.float32)
+    for block in numba.prange((count + BLOCK - 1) // BLOCK):
+        start, stop = block * BLOCK, min(count, (block + 1) * BLOCK)
+        for axis in range(3):
+            for n in range(start, min(stop, x.shape[0])):
+                value = x[n, axis]
+                value = value if value > _ZERO else _ZERO
+                points[axis, n] = value if value < _ONE else _ONE
+            for n in range(max(start, x.shape[0]), stop):
+                points[axis, n] = _ZERO
+    return points
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def by_level(rows, features, columns):
+    """``rows (N, C)`` to ``columns (L, N * F)``, what every level has for all points."""
+    count = rows.shape[0]
+    for tile in numba.prange((count + TILE - 1) // TILE):
+        for level in range(columns.shape[0]):
+            for n in range(tile * TILE, min(count, (tile + 1) * TILE)):
+                for f in range(features):
+                    columns[level, n * features + f] = rows[n, level * features + f]
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def by_point(columns, features, rows):
+    """``columns (L, N * F)`` to ``rows (N, C)``, what every point has of all levels."""
+    count = rows.shape[0]
+    for tile in numba.prange((count + TILE - 1) // TILE):
+        for n in range(tile * TILE, min(count, (tile + 1) * TILE)):
+            for level in range(columns.shape[0]):
+                for f in range(features):
+                    rows[n, level * features + f] = columns[level, n * features + f]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -126,11 +157,10 @@ def _scratch():
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract"})
 def _place(points, first, scale, smooth, cells, weights):
-    """Cells of CHUNK points from :func:`_clamped`, those from ``first`` on, and their corners' weights."""
+    """Cells of CHUNK points of :func:`planar`, those from ``first`` on, and their corners' weights."""
+    xs, ys, zs = points[0, first:], points[1, first:], points[2, first:]
     for j in range(CHUNK):
-        px = points[first + j] * scale + _HALF
-        py = points[BLOCK + first + j] * scale + _HALF
-        pz = points[2 * BLOCK + first + j] * scale + _HALF
+        px, py, pz = xs[j] * scale + _HALF, ys[j] * scale + _HALF, zs[j] * scale + _HALF
         cx, cy, cz = np.int32(px), np.int32(py), np.int32(pz)
         fx, fy, fz = px - np.float32(cx), py - np.float32(cy), pz - np.float32(cz)
         if smooth:
@@ -173,88 +203,88 @@ def _numbered(cells, resolution, size, entries):
             entries[k * CHUNK + j] = entry if entry < count else np.uint32(entry - count)
 
 
+@numba.njit(cache=True, nogil=True)
+def _corners(points, first, scale, smooth, dense, resolution, size, cells, entries, weights):
+    """Table entries and weights of the corners around CHUNK points, those from ``first`` on."""
+    _place(points, first, scale, smooth, cells, weights)
+    if dense:
+        _numbered(cells, resolution, size, entries)
+    else:
+        _hashed(cells, size, entries)
+
+
 @numba.njit(cache=True, nogil=True, parallel=True, fastmath={"contract"})
-def forward(x, table, offsets, sizes, resolutions, scales, dense, active, features, smooth, out):
-    """Features of points: ``x (N, 3)``, ``out (N, C)``; levels from ``active`` on are set to 0."""
-    count, levels = x.shape[0], sizes.shape[0]
+def forward(points, table, offsets, sizes, resolutions, scales, dense, active, features, smooth, out):
+    """Features of :func:`planar` points, ``out (L, N * F)``; levels from ``active`` on are set to 0."""
+    levels, count = out.shape[0], out.shape[1] // features
+    blocks = (count + BLOCK - 1) // BLOCK
     width = np.uint64(features)
-    for block in numba.prange((count + BLOCK - 1) // BLOCK):
-        start = block * BLOCK
-        stop = min(count, start + BLOCK)
-        points = np.zeros(3 * BLOCK + CHUNK, np.float32)
+    # Level by level, so that a thread's runs of tasks stay with one level's part of the table.
+    for task in numba.prange(levels * blocks):
+        level, block = task // blocks, task % blocks
+        start, stop = block * BLOCK, min(count, (block + 1) * BLOCK)
+        found = out[level]
+        if level >= active:
+            found[start * features : stop * features] = _ZERO
+            continue
         cells, entries, weights = _scratch()
-        _clamped(x, start, stop, points)
-        for level in range(levels):
-            column = level * features
-            if level >= active:
-                for n in range(start, stop):
-                    for f in range(features):
-                        out[n, column + f] = _ZERO
-                continue
-            part = table[offsets[level] : offsets[level + 1]]
-            for chunk in range(start, stop, CHUNK):
-                _place(points, chunk - start, scales[level], smooth, cells, weights)
-                if dense[level]:
-                    _numbered(cells, resolutions[level], sizes[level], entries)
+        part = table[offsets[level] : offsets[level + 1]]
+        for chunk in range(start, stop, CHUNK):
+            _corners(
+                points, chunk, scales[level], smooth, dense[level], resolutions[level], sizes[level],
+                cells, entries, weights,
+            )  # fmt: skip
+            for j in range(min(CHUNK, stop - chunk)):
+                if features == 2:
+                    a, b = _ZERO, _ZERO
+                    for k in range(8):
+                        entry, weight = width * np.uint64(entries[k * CHUNK + j]), weights[k * CHUNK + j]
+                        a += weight * part[entry]
+                        b += weight * part[entry + _BESIDE]
+                    found[2 * (chunk + j)] = a
+                    found[2 * (chunk + j) + 1] = b
                 else:
-                    _hashed(cells, sizes[level], entries)
-                for j in range(min(CHUNK, stop - chunk)):
-                    if features == 2:
-                        a, b = _ZERO, _ZERO
+                    for f in range(features):
+                        a = _ZERO
                         for k in range(8):
-                            entry, weight = width * np.uint64(entries[k * CHUNK + j]), weights[k * CHUNK + j]
-                            a += weight * part[entry]
-                            b += weight * part[entry + _BESIDE]
-                        out[chunk + j, column] = a
-                        out[chunk + j, column + 1] = b
-                    else:
-                        for f in range(features):
-                            a = _ZERO
-                            for k in range(8):
-                                entry = width * np.uint64(entries[k * CHUNK + j]) + np.uint64(f)
-                                a += weights[k * CHUNK + j] * part[entry]
-                            out[chunk + j, column + f] = a
+                            entry = width * np.uint64(entries[k * CHUNK + j]) + np.uint64(f)
+                            a += weights[k * CHUNK + j] * part[entry]
+                        found[features * (chunk + j) + f] = a
 
 
 @numba.njit(cache=True, nogil=True, parallel=True, fastmath={"contract"})
 def backward_table(
-    x, grad, offsets, sizes, resolutions, scales, dense, active, features, smooth, groups, out
+    points, grad, offsets, sizes, resolutions, scales, dense, active, features, smooth, groups, out
 ):
-    """Gradient of the table, ``out`` (zeroed by the caller), from ``grad (N, C)``.
+    """Gradient of the table, ``out`` (zeroed by the caller), from ``grad (L, N * F)``.
 
     A group takes every ``groups``-th level, so that cheap coarse and costly fine levels are spread.
     """
-    count, levels = x.shape[0], min(sizes.shape[0], active)
+    levels, count = min(grad.shape[0], active), grad.shape[1] // features
     width = np.uint64(features)
     for group in numba.prange(groups):
-        points = np.zeros(3 * BLOCK + CHUNK, np.float32)
         cells, entries, weights = _scratch()
-        for block in range((count + BLOCK - 1) // BLOCK):
-            start = block * BLOCK
-            stop = min(count, start + BLOCK)
-            _clamped(x, start, stop, points)
-            for level in range(group, levels, groups):
-                column = level * features
-                part = out[offsets[level] : offsets[level + 1]]
-                for chunk in range(start, stop, CHUNK):
-                    _place(points, chunk - start, scales[level], smooth, cells, weights)
-                    if dense[level]:
-                        _numbered(cells, resolutions[level], sizes[level], entries)
+        for level in range(group, levels, groups):
+            given = grad[level]
+            part = out[offsets[level] : offsets[level + 1]]
+            for chunk in range(0, count, CHUNK):
+                _corners(
+                    points, chunk, scales[level], smooth, dense[level], resolutions[level], sizes[level],
+                    cells, entries, weights,
+                )  # fmt: skip
+                for j in range(min(CHUNK, count - chunk)):
+                    if features == 2:
+                        a, b = given[2 * (chunk + j)], given[2 * (chunk + j) + 1]
+                        for k in range(8):
+                            entry, weight = width * np.uint64(entries[k * CHUNK + j]), weights[k * CHUNK + j]
+                            part[entry] += weight * a
+                            part[entry + _BESIDE] += weight * b
                     else:
-                        _hashed(cells, sizes[level], entries)
-                    for j in range(min(CHUNK, stop - chunk)):
-                        if features == 2:
-                            a, b = grad[chunk + j, column], grad[chunk + j, column + 1]
+                        for f in range(features):
+                            a = given[features * (chunk + j) + f]
                             for k in range(8):
-                                entry, weight = width * np.uint64(entries[k * CHUNK + j]), weights[k * CHUNK + j]
-                                part[entry] += weight * a
-                                part[entry + _BESIDE] += weight * b
-                        else:
-                            for f in range(features):
-                                a = grad[chunk + j, column + f]
-                                for k in range(8):
-                                    entry = width * np.uint64(entries[k * CHUNK + j]) + np.uint64(f)
-                                    part[entry] += weights[k * CHUNK + j] * a
+                                entry = width * np.uint64(entries[k * CHUNK + j]) + np.uint64(f)
+                                part[entry] += weights[k * CHUNK + j] * a
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)

@@ -27,9 +27,17 @@ def _groups(levels: GridLevels) -> int:
     return max(1, min(len(levels.sizes), numba.get_num_threads()))
 
 
+def _planar(x: Tensor) -> np.ndarray:
+    """All x, all y, all z, clamped, in whole chunks."""
+    chunk = hash_kernels.CHUNK
+    return hash_kernels.planar(_array(x), (len(x) + chunk - 1) // chunk * chunk)
+
+
 def features(x: Tensor, table: Tensor, levels: GridLevels, active: int) -> Tensor:
     out = torch.empty(x.shape[0], len(levels.sizes) * levels.features)
-    hash_kernels.forward(_array(x), _array(table), *levels.arguments(active), out.numpy())
+    by_level = np.empty((len(levels.sizes), x.shape[0] * levels.features), np.float32)
+    hash_kernels.forward(_planar(x), _array(table), *levels.arguments(active), by_level)
+    hash_kernels.by_point(by_level, levels.features, out.numpy())
     return out
 
 
@@ -42,8 +50,10 @@ def point_gradient(x: Tensor, table: Tensor, grad: Tensor, levels: GridLevels, a
 
 def table_gradient(x: Tensor, table: Tensor, grad: Tensor, levels: GridLevels, active: int) -> Tensor:
     out = torch.zeros_like(table)
+    by_level = np.empty((len(levels.sizes), x.shape[0] * levels.features), np.float32)
+    hash_kernels.by_level(_array(grad), levels.features, by_level)
     arguments = levels.arguments(active)
-    hash_kernels.backward_table(_array(x), _array(grad), *arguments, _groups(levels), out.numpy())
+    hash_kernels.backward_table(_planar(x), by_level, *arguments, _groups(levels), out.numpy())
     return out
 
 
