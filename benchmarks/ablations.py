@@ -64,6 +64,7 @@ ROWS = (
     # The same number of steps in all, so that what is missing is the other stage and not its time.
     Row("nerf-only", "NeRF only", ("coarse.steps={total}", "fine.steps=0", "refine.steps=0")),
     Row("dmtet-only", "DMTet only", ("coarse.steps=0", "fine.steps={total}")),
+    Row("no-relief", "without the head's relief", ("fine.relief=0",)),
     Row("no-replay", "each picture learnt once", ("coarse.replay=0", "fine.replay=0")),
     Row("no-refinement", "without the last look", ("refine.steps=0",)),
     Row("unguided-landmarks", "last look not guided to landmarks", ("refine.landmarks_guided=false",)),

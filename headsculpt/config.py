@@ -199,6 +199,8 @@ class FineConfig:
         match_steps: steps in which the mesh learns to look like the coarse stage from all around, before guidance
             goes on (ours): a NeRF's colours are seen through a thin fog, a mesh shows those on the surface.
         sign_weight: against floating pieces, on signed distances that change sign along an edge.
+        relief: where the sculpture stands off from the head that it started from by less than this (scene units), it
+            gets that head's own surface, before this stage and after it (ours); 0 leaves it as it is.
         Others: as in :class:`CoarseConfig`.
     """
 
@@ -221,6 +223,7 @@ class FineConfig:
     normal_weight: float = 0.05
     sign_weight: float = 0.0
     match_steps: int = 50
+    relief: float = 0.035
 
 
 @dataclass
@@ -235,10 +238,12 @@ class RefineConfig:
         t_max_start, t_max_end: noise of the first view's picture, and of the last one's.
         t_window: how far below that it may be.
         denoise_steps: predictions of each picture.
+        tet_resolution: of the grid that the shape is put on first.
         Others: as in :class:`CoarseConfig`.
     """
 
     steps: int = 25
+    tet_resolution: int = 160
     lr_grid: float = 1e-2
     lr_network: float = 1e-3
     keep_weight: float = 0.5
@@ -404,6 +409,8 @@ def _from_tree(tree: Mapping[str, Any]) -> SculptConfig:
         config.edit.place = False
     if "guidance.sampler" not in given:
         config.guidance.sampler = "ddim"
+    if "fine.relief" not in given:  # this and the grid are of 0.9.0
+        config.fine.relief, config.refine.tet_resolution = 0.0, config.fine.tet_resolution
     return validated(config)
 
 
@@ -468,7 +475,7 @@ def validated(config: SculptConfig) -> SculptConfig:
     return config
 
 
-_NOT_NEGATIVE = ("steps", "paint_steps", "match_steps", "replay", "t_window")
+_NOT_NEGATIVE = ("steps", "relief", "paint_steps", "match_steps", "replay", "t_window")
 _AT_LEAST_ONE = {
     "batch": 1,
     "denoise_steps": 1,

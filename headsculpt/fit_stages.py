@@ -41,8 +41,7 @@ class FitSettings:
         hash_levels, hash_finest, hash_log2_table, hidden: of the hash grids and networks.
         occupancy_resolution, hull_resolution: cells along an edge of the cube.
         lr_grid, lr_network, lr_geometry: learning rates of hash tables, networks, and the surface.
-        lr_nerf_grid, lr_nerf_network: of a NeRF's. At the others, its densities outgrow what a step along the ray can
-            tell apart: the error fell for 350 steps and rose to eight times that by the 1,000th.
+        lr_nerf_network: of a NeRF's network, which has no surface to keep smooth; at ``lr_network`` it gets restless.
         opacity_weight: of the squared error of the opacity.
         distortion_weight: of Mip-NeRF 360's term, against fog; NeRF.
         neus_finest: hash resolution of the NeuS, at most ``hash_finest``: a cell of 512 is half a pixel at
@@ -77,8 +76,7 @@ class FitSettings:
     lr_grid: float = 1e-2
     lr_network: float = 5e-3
     lr_geometry: float = 1e-3
-    lr_nerf_grid: float = 5e-3
-    lr_nerf_network: float = 1e-3
+    lr_nerf_network: float = 3e-3
     opacity_weight: float = 0.2
     distortion_weight: float = 2e-3
     neus_finest: int = 512
@@ -196,7 +194,7 @@ def fit_field(
 
     neus = field if isinstance(field, NeuS) else None
     grid, network = split_parameters(field)
-    groups = [{"params": grid, "lr": settings.lr_nerf_grid}, {"params": network, "lr": settings.lr_nerf_network}]
+    groups = [{"params": grid, "lr": settings.lr_grid}, {"params": network, "lr": settings.lr_nerf_network}]
     error, weights = mse_loss, {"distortion": settings.distortion_weight}
     if neus is not None:
         others = [p for p in network if p is not neus.deviation]

@@ -11,6 +11,7 @@ TEXTure does, Richardson et al. 2023, arXiv 2302.01721). Views, order and noise 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,10 +20,12 @@ from torch import Tensor
 from headsculpt.cameras import Cameras, framed
 from headsculpt.config import SculptConfig
 from headsculpt.guidance.score_distillation import at_size, image_loss
+from headsculpt.rendering import Rendering
 from headsculpt.sculpting_stages import FineStage, drop_bad_gradients, split_parameters
 
 if TYPE_CHECKING:
     from headsculpt.guidance.score_distillation import Guidance
+    from headsculpt.representations.surface_image import SeenSurface
 
 # (azimuth, elevation, half height), angles in degrees: the face from near, then the bust from all around and so far
 # off that its rim is in frame (what no view shows is spoilt by what shares its table entries), once from below for
@@ -58,34 +61,23 @@ def refine_colours(
     Raises:
         ValueError: the guidance's record holds no target picture.
     """
-    shape = [fine.dmtet.sdf, fine.dmtet.deform]
-    for parameter in shape:  # or a third of the time goes into gradients that nobody asks for
-        parameter.requires_grad_(False)
-    try:
-        _refine(config, fine, guidance, report)
-    finally:
-        for parameter in shape:
-            parameter.requires_grad_(True)
-
-
-def _refine(config: SculptConfig, fine: FineStage, guidance: Guidance, report: Report) -> None:
     refine, device = config.refine, fine.dmtet.sdf.device
     generator = torch.Generator().manual_seed(config.seed)
     grid, network = split_parameters(fine.dmtet.colour_field)
     rates = (refine.lr_grid, refine.lr_network)
     optimiser = torch.optim.Adam([{"params": grid}, {"params": network}], betas=(0.9, 0.99), eps=1e-15)
 
+    views = [_view(config, fine, number) for number in range(len(VIEWS))]  # the shape stays, so once and for all
     targets: dict[int, Tensor] = {}
     kept: dict[int, Tensor] = {}
     for number, (azimuth, _, _) in enumerate(VIEWS):
         if abs(azimuth) >= BEHIND_DEG:
-            with torch.no_grad():
-                kept[number] = _image(config, fine, number)
+            kept[number] = views[number].rendering(fine).rgb.detach()
     step = 0
     for number in range(len(VIEWS)):
         # Falls fast at first: after a few views most of the face is decided.
         progress = 1 - (1 - number / len(VIEWS)) ** 2
-        targets[number] = _repainted(config, fine, guidance, number, progress, generator)
+        targets[number] = _repainted(views[number], fine, guidance, progress, generator)
         kept.pop(number, None)
         for repeat in range(refine.steps):
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
@@ -93,12 +85,12 @@ def _refine(config: SculptConfig, fine: FineStage, guidance: Guidance, report: R
             # The new view, one of those before it, and one whose turn comes later.
             loss = torch.zeros((), device=device)
             for i in sorted({number, _any(list(targets), generator)}):
-                image = _image(config, fine, i)
+                image = views[i].rendering(fine).rgb
                 loss = loss + image_loss(at_size(image, targets[i].shape[1]), targets[i])
                 loss = loss + refine.chroma_weight * chroma_variation(image)
             if kept:
                 i = _any(list(kept), generator)
-                loss = loss + refine.keep_weight * image_loss(_image(config, fine, i), kept[i])
+                loss = loss + refine.keep_weight * image_loss(views[i].rendering(fine).rgb, kept[i])
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             drop_bad_gradients(fine.module)
@@ -127,15 +119,35 @@ def refine_steps(config: SculptConfig) -> int:
     return config.refine.steps * len(VIEWS)
 
 
+@dataclass
+class _View:
+    """One of the views, with what it shows of the shape."""
+
+    camera: Cameras
+    background: Tensor
+    seen: SeenSurface
+
+    def rendering(self, fine: FineStage) -> Rendering:
+        """In the colours of the moment."""
+        rendering, _ = self.seen.coloured(fine.dmtet.colour_field, background=self.background)
+        rendering.background = self.background
+        return rendering
+
+
+@torch.no_grad()
+def _view(config: SculptConfig, fine: FineStage, number: int) -> _View:
+    azimuth, elevation, half_height = VIEWS[number]
+    size, device = config.fine.render_size, fine.dmtet.sdf.device
+    camera = framed([azimuth], elevation, half_height, height=size, width=size).to(device)
+    return _View(camera, torch.full((1, 3), BACKGROUND, device=device), fine.dmtet.see(camera))
+
+
 @torch.no_grad()
 def _repainted(
-    config: SculptConfig, fine: FineStage, guidance: Guidance, number: int, progress: float, generator: torch.Generator
+    view: _View, fine: FineStage, guidance: Guidance, progress: float, generator: torch.Generator
 ) -> Tensor:
     """``(1, h, w, 3)``: what the model makes of the mesh from there."""
-    camera, background = _view(config, fine, number)
-    rendering = fine.dmtet.render(camera, background=background)
-    rendering.background = background
-    result: Any = guidance(rendering, camera, progress, generator)
+    result: Any = guidance(view.rendering(fine), view.camera, progress, generator)
     record = result[1] if isinstance(result, tuple) else None
     if record is None or record.target is None:
         raise ValueError(
@@ -143,20 +155,6 @@ def _repainted(
             "set refine.steps=0"
         )
     return record.target
-
-
-def _view(config: SculptConfig, fine: FineStage, number: int) -> tuple[Cameras, Tensor]:
-    """Camera and background of a view."""
-    azimuth, elevation, half_height = VIEWS[number]
-    size, device = config.fine.render_size, fine.dmtet.sdf.device
-    camera = framed([azimuth], elevation, half_height, height=size, width=size)
-    return camera.to(device), torch.full((1, 3), BACKGROUND, device=device)
-
-
-def _image(config: SculptConfig, fine: FineStage, number: int) -> Tensor:
-    """``(1, H, W, 3)``"""
-    camera, background = _view(config, fine, number)
-    return fine.dmtet.render(camera, background=background).rgb
 
 
 def _any(numbers: list[int], generator: torch.Generator) -> int:

@@ -28,11 +28,13 @@ from headsculpt.sculpting_stages import (
     FineStage,
     Stage,
     drop_bad_gradients,
+    head_surface,
     match_appearance,
     new_dmtet,
     new_nerf,
     paint_start,
     random_background,
+    settled,
 )
 
 if TYPE_CHECKING:
@@ -135,12 +137,14 @@ def sculpt(
 
     # Copied before the mesh trains the colours that it shares: a resumed run makes its grid from these.
     keep = {k: v.clone() for k, v in coarse_state.items()}
-    fine = FineStage(new_dmtet(config, coarse.nerf), config)
+    head = head_surface(config, vertices, faces, device)
+    fine = FineStage(new_dmtet(config, coarse.nerf, head), config)
     resumed = checkpoint if checkpoint and checkpoint["stage"] == "fine" else None
     if resumed is None and config.fine.match_steps:
         match_appearance(config, coarse.nerf, fine)
     run_stage(fine, guide["fine"], config, run, generator, clock, resumed, extra={"coarse": keep})
     if guides and config.refine.steps:
+        fine = settled(config, fine, head)
         refine(fine, guides["refine"], config, run, clock)
 
     with torch.no_grad():

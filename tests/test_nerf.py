@@ -366,3 +366,22 @@ def test_the_solid_rises_gently_outside_and_steeply_inside() -> None:
     points = torch.stack([x, torch.zeros(5), torch.zeros(5)], 1)
     expected = torch.tensor([6.0, 3.2, 0.0, -1.2, -5.0])
     torch.testing.assert_close(plane(points), expected, atol=1e-3, rtol=0)
+
+
+def test_a_ray_that_grazes_something_dense_goes_on_to_what_lies_behind() -> None:
+    """The first cell that the ray meets is half full of something opaque, which the ray passes beside."""
+
+    def density(x: torch.Tensor) -> torch.Tensor:
+        beside = (x[:, 0] < 0.02) & (x[:, 2] > 0.4)
+        wall = x[:, 2] < -0.5
+        return 1e4 * (beside | wall).float()
+
+    grid = OccupancyGrid(16)  # cells of 0.125, so the edge at 0.02 runs through the cells from 0 to 0.125
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(40):
+        grid.update(density, generator)
+    assert grid.density[8, 8, 12] > 1e3
+    origin, direction = torch.tensor([[0.08, 0.03, 2.0]]), torch.tensor([[0.0, 0.0, -1.0]])
+    samples = grid.march(origin, direction, step=0.02, cap=200)
+    assert samples.points[:, 2].min() < -0.5
+    assert samples.points[:, 2].min() > -0.85  # and ends in the wall, not far behind its face

@@ -77,10 +77,14 @@ class DensityPrior(nn.Module):
         resolution: int = 96,
         bound: float = 1.0,
         kind: str = "solid",
+        outer: np.ndarray | None = None,
         **settings: float,
     ) -> DensityPrior:
-        """The prior of a triangle mesh ``(V, 3)``, ``(F, 3)``, counter-clockwise from outside."""
-        grid = signed_distance_grid(np.asarray(vertices), np.asarray(faces), resolution, bound)
+        """The prior of a triangle mesh ``(V, 3)``, ``(F, 3)``, counter-clockwise from outside.
+
+        ``outer`` as in :func:`signed_distance_grid`.
+        """
+        grid = signed_distance_grid(np.asarray(vertices), np.asarray(faces), resolution, bound, outer)
         return DensityPrior(torch.from_numpy(grid), kind=kind, bound=bound, **settings)
 
     @staticmethod
@@ -123,7 +127,11 @@ class DensityPrior(nn.Module):
 
 
 def signed_distance_grid(
-    vertices: np.ndarray, faces: np.ndarray, resolution: int = 96, bound: float = 1.0
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    resolution: int = 96,
+    bound: float = 1.0,
+    outer: np.ndarray | None = None,
 ) -> np.ndarray:
     """Signed distance to the union of a mesh's parts, ``(R, R, R)`` float32, negative inside.
 
@@ -131,6 +139,12 @@ def signed_distance_grid(
     a cell). Inside is where the median of five winding numbers, one for each of the directions left,
     right, front, back and up, is positive: a part that is open on one side, or a bust that is open at the
     bottom, is still solid. Parts whose volume is negative are turned round first.
+
+    Args:
+        vertices, faces: ``(V, 3)`` and ``(F, 3)``.
+        resolution, bound: of the lattice, ``linspace(-bound, bound, R)`` along each axis.
+        outer: ``(K, 3)`` those faces that bound the union, where they are known: near the others, which it hides, the
+            distance is then exact too, where without it is that of the voxels.
 
     Raises:
         ValueError: an empty mesh, a vertex that is not finite, an index out of range, resolution below 8.
@@ -156,12 +170,12 @@ def signed_distance_grid(
     faces = _outward(lattice, faces)
     inside = _inside(lattice, faces, resolution)
     near = np.full((resolution,) * 3, np.float32(1e9))
-    _near_distance(lattice, faces, 3.0, near)
+    _near_distance(lattice, faces if outer is None else np.ascontiguousarray(outer, np.int64), 3.0, near)
     far = 1e3 * np.ones_like(near)
     if inside.any() and not inside.all():
         far = np.where(inside, distance_transform_edt(inside), distance_transform_edt(~inside)) - 0.5
     # Surfaces hidden inside the union (the back of an eyeball) lie much nearer than its boundary does.
-    hidden = inside & (near < far - 0.75)
+    hidden = inside & (near < far - 0.75) if outer is None else np.zeros_like(inside)
     magnitude = np.where((near < 3.0) & ~hidden, near, far)
     return np.where(inside, -magnitude, magnitude).astype(np.float32) * np.float32(cell)
 

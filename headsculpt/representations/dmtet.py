@@ -24,7 +24,7 @@ from headsculpt.meshes import (
     topology,
 )
 from headsculpt.rendering import Rendering
-from headsculpt.representations.surface_image import render_surface
+from headsculpt.representations.surface_image import SeenSurface, see_surface
 from headsculpt.representations.tetrahedra import (
     Crossings,
     grid_crossings,
@@ -238,19 +238,13 @@ class DMTet(nn.Module):
         Raises:
             ValueError: a background of another shape.
         """
+        seen = self.see(cameras, backend=backend)
+        return seen.coloured(self.colour_field, background=background, shaded=shaded, with_albedo=with_albedo)[0]
+
+    def see(self, cameras: Cameras, *, backend: str = "auto") -> SeenSurface:
+        """What B views show of the shape as it is now, to be coloured as often as one likes."""
         surface = self.surface()
-        rendering, _ = render_surface(
-            surface.vertices,
-            surface.faces,
-            surface.edges,
-            self.colour_field,
-            cameras,
-            background=background,
-            shaded=shaded,
-            with_albedo=with_albedo,
-            backend=backend,
-        )
-        return rendering
+        return see_surface(surface.vertices, surface.faces, surface.edges, cameras, backend=backend)
 
     def regularisation(self) -> dict[str, Tensor]:
         """Terms to be weighted and added to the loss.

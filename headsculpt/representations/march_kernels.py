@@ -63,13 +63,13 @@ def march(
     random place in it if ``jitter``, else in its middle. Empty cells are left at once, except that within
     reach an interval gets a sample with probability ``explore`` and a width of ``step / explore``: on average
     that is what sampling all of them gives, and so density can grow where there is none. A ray ends where
-    the density of the grid alone has made it opaque: optical depth ``opaque``.
+    the densities of the grid alone have made it opaque: optical depth ``opaque``.
 
     Args:
         origins, directions: ``(R, 3)``, unit directions.
         flags: ``(G, G, G)`` uint8, OCCUPIED and REACH.
         skip: ``(G, G, G)`` uint8, chessboard distance in cells to the nearest cell that can get a sample.
-        density: ``(G, G, G)`` float32.
+        density: ``(G, G, G)`` float32, what a ray through a cell meets at least.
         box: ``(2, 3)`` bounds of all cells with a flag, scene units.
         distances, widths: ``(R, cap)`` out.
 

@@ -63,6 +63,7 @@ class OccupancyGrid(nn.Module):
             raise ValueError(f"the occupancy grid needs a resolution of at least 2; got {resolution}")
         self.bound, self.threshold, self.decay = float(bound), threshold, decay
         self._skip: dict[bool, np.ndarray] = {}
+        self._least: np.ndarray | None = None
         shape = (resolution,) * 3
         self.register_buffer("density", torch.zeros(shape))
         self.register_buffer("updated", torch.tensor(False))
@@ -125,12 +126,27 @@ class OccupancyGrid(nn.Module):
             self._skip[explore] = np.minimum(distance, 255).astype(np.uint8)
         return self._skip[explore]
 
+    def _least_density(self) -> np.ndarray:
+        """Of each cell and its neighbours: what a ray through the cell has met at least; kept until it changes.
+
+        A cell's own density will not do where it grows by decades across a surface: a ray that grazes an edge would
+        end there, before it comes to what is seen behind.
+        """
+        if self._least is None:
+            least = -nn.functional.max_pool3d(-self.density[None, None], 3, 1, 1)[0, 0]
+            self._least = least.cpu().numpy()
+        return self._least
+
+    def _changed(self) -> None:
+        self._skip.clear()
+        self._least = None
+
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._skip.clear()
+        self._changed()
 
     def _rebuild(self) -> None:
-        self._skip.clear()
+        self._changed()
         wide = nn.functional.max_pool3d(self.density[None, None], 3, 1, 1)[0, 0]
         occupied = (wide > self.threshold).to(torch.uint8) * march_kernels.OCCUPIED
         self.flags.copy_(self.flags & march_kernels.REACH | occupied)
@@ -162,7 +178,7 @@ class OccupancyGrid(nn.Module):
             cap: largest number of samples of a ray.
             explore: chance of a sample in an empty interval within reach.
             generator: places samples at random in their intervals; None takes the middles.
-            opaque: optical depth of the grid's own density at which a ray ends.
+            opaque: optical depth at which a ray ends, of the least density around each cell.
         """
         rays = origins.shape[0]
         seed, exploring = 0, generator is not None and explore > 0
@@ -176,7 +192,7 @@ class OccupancyGrid(nn.Module):
             *arrays,
             self.flags.cpu().numpy(),
             self._skips(exploring),
-            self.density.cpu().numpy(),
+            self._least_density(),
             self.box.cpu().numpy(),
             np.float32(self.bound),
             np.float32(step),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +14,13 @@ from headsculpt.cameras import Cameras
 from headsculpt.meshes import Topology, vertex_normals
 from headsculpt.rendering import Rendering, shading
 from headsculpt.representations.rasterise import visibility
-from headsculpt.representations.shading_ops import antialias, covered_pixels, interpolate_covered
+from headsculpt.representations.shading_ops import (
+    antialias,
+    blended,
+    covered_pixels,
+    interpolate_covered,
+    outlines,
+)
 
 
 @dataclass
@@ -27,6 +36,81 @@ class SeenColours:
     index: Tensor
     albedo: Tensor
     shape: tuple[int, int, int]
+
+
+@dataclass
+class SeenSurface:
+    """What views show of a surface, before its colours: a shape that stays need be looked at only once.
+
+    Attributes:
+        shape: B, H, W.
+        index: ``(P,)`` int64, covered pixels of the flattened B * H * W.
+        point, normal: ``(P, 3)`` scene units, and unit vectors.
+        depth: ``(P, 1)`` along the axis of the view.
+        antialiased: blends images ``(B, H, W, C)`` across the outlines.
+    """
+
+    shape: tuple[int, int, int]
+    index: Tensor
+    point: Tensor
+    normal: Tensor
+    depth: Tensor
+    antialiased: Callable[[Tensor], Tensor]
+
+    def coloured(
+        self,
+        colour_field: nn.Module,
+        *,
+        background: Tensor | None = None,
+        shaded: bool = True,
+        with_albedo: bool = False,
+    ) -> tuple[Rendering, SeenColours]:
+        """Antialiased images; see :func:`render_surface`."""
+        point, normal = self.point, self.normal
+        behind = _background_image(background, self.shape, point)
+        # Without the gradient from colour to position: it moves the surface along the texture's noise.
+        albedo = colour_field(point.detach()).to(point.dtype)
+        colour = (albedo * shading(normal)).clamp(0, 1) if shaded else albedo
+        layers = [colour, torch.ones_like(colour[:, :1])] + ([albedo] if with_albedo else [])
+        empty = [behind, torch.zeros_like(behind[:, :1])] + ([behind] if with_albedo else [])
+        image = torch.cat(empty, -1).index_copy(0, self.index, torch.cat(layers, -1))
+        image = self.antialiased(image.view(*self.shape, -1))
+        extra = image.new_zeros(behind.shape[0], 4)
+        extra = extra.index_copy(0, self.index, torch.cat([self.depth, normal], -1)).view(*self.shape, 4)
+        rendering = Rendering(
+            rgb=image[..., :3],
+            opacity=image[..., 3:4],
+            depth=extra[..., :1],
+            normal=extra[..., 1:],
+            albedo=image[..., 4:] if with_albedo else None,
+        )
+        return rendering, SeenColours(self.index, albedo, self.shape)
+
+
+def see_surface(
+    vertices: Tensor,
+    faces: Tensor,
+    edges: Topology,
+    cameras: Cameras,
+    *,
+    backend: str = "auto",
+    cull_back: bool = True,
+) -> SeenSurface:
+    """What B views show of a surface, differentiable in the vertices; arguments as of :func:`render_surface`."""
+    clip = cameras.project(vertices)
+    ids = visibility(clip, faces, cameras.height, cameras.width, backend=backend, cull_back=cull_back)
+    covered = covered_pixels(clip, faces, ids)
+    attributes = torch.cat([vertices, vertex_normals(vertices, faces)], -1)
+    point, normal = interpolate_covered(attributes, covered).split(3, -1)
+    view = cameras.world_to_clip.to(vertices)[:, 3]  # the row that gives w, the depth along the axis
+    row = view[covered.image]
+    depth = (point * row[:, :3]).sum(-1, keepdim=True) + row[:, 3:]
+    if backend == "nvdiffrast":
+        smooth = partial(_nvdiffrast, clip=clip, faces=faces, triangle_id=ids, topology=edges)
+    else:
+        smooth = partial(blended, seen=outlines(clip, faces, ids, edges))
+    normal = nn.functional.normalize(normal, dim=-1)
+    return SeenSurface((len(cameras), cameras.height, cameras.width), covered.index, point, normal, depth, smooth)
 
 
 def render_surface(
@@ -58,36 +142,12 @@ def render_surface(
     Raises:
         ValueError: a background of another shape.
     """
-    clip = cameras.project(vertices)
-    shape = (len(cameras), cameras.height, cameras.width)
-    behind = _background_image(background, shape, vertices)
-    ids = visibility(clip, faces, cameras.height, cameras.width, backend=backend, cull_back=cull_back)
-    covered = covered_pixels(clip, faces, ids)
-    attributes = torch.cat([vertices, vertex_normals(vertices, faces)], -1)
-    point, normal = interpolate_covered(attributes, covered).split(3, -1)
-    normal = nn.functional.normalize(normal, dim=-1)
-    # Without the gradient from colour to position: it moves the surface along the texture's noise.
-    albedo = colour_field(point.detach()).to(vertices.dtype)
-    colour = (albedo * shading(normal)).clamp(0, 1) if shaded else albedo
-    layers = [colour, torch.ones_like(colour[:, :1])] + ([albedo] if with_albedo else [])
-    empty = [behind, torch.zeros_like(behind[:, :1])] + ([behind] if with_albedo else [])
-    image = torch.cat(empty, -1).index_copy(0, covered.index, torch.cat(layers, -1))
-    smoothing = "nvdiffrast" if backend == "nvdiffrast" else "auto"
-    image = antialias(image.view(*shape, -1), clip, faces, ids, edges, backend=smoothing)
+    seen = see_surface(vertices, faces, edges, cameras, backend=backend, cull_back=cull_back)
+    return seen.coloured(colour_field, background=background, shaded=shaded, with_albedo=with_albedo)
 
-    view = cameras.world_to_clip.to(vertices)[:, 3]  # the row that gives w, the depth along the axis
-    row = view[covered.image]
-    depth = (point * row[:, :3]).sum(-1, keepdim=True) + row[:, 3:]
-    extra = image.new_zeros(behind.shape[0], 4).index_copy(0, covered.index, torch.cat([depth, normal], -1))
-    extra = extra.view(*shape, 4)
-    rendering = Rendering(
-        rgb=image[..., :3],
-        opacity=image[..., 3:4],
-        depth=extra[..., :1],
-        normal=extra[..., 1:],
-        albedo=image[..., 4:] if with_albedo else None,
-    )
-    return rendering, SeenColours(covered.index, albedo, shape)
+
+def _nvdiffrast(image: Tensor, **surface: Any) -> Tensor:
+    return antialias(image, **surface, backend="nvdiffrast")
 
 
 def _background_image(background: Tensor | None, shape: tuple[int, int, int], like: Tensor) -> Tensor:

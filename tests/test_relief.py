@@ -1,0 +1,96 @@
+"""The relief of one surface on another: taken where the two nearly coincide, and nowhere else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from headsculpt.config import config_from_yaml, load_config, to_yaml
+from headsculpt.representations.dmtet import DMTet
+from headsculpt.representations.relief import take_relief
+from headsculpt.representations.tetrahedra import grid_vertices
+from headsculpt.sculpting_stages import FineStage, settled
+
+CELL, HALF = 0.05, 1.0
+
+
+class Grey(nn.Module):
+    def forward(self, points):
+        return torch.full_like(points, 0.5)
+
+
+def grid(distance) -> DMTet:
+    count = int(2 * HALF / CELL) + 1
+    points = grid_vertices((count,) * 3, torch.full((3,), -HALF), CELL)
+    return DMTet(distance(points).view((count,) * 3).clamp(-2 * CELL, 2 * CELL), torch.full((3,), -HALF), CELL, Grey())
+
+
+def ball(radius: float, centre=(0.0, 0.0, 0.0)):
+    return lambda points: (points - torch.tensor(centre)).norm(dim=-1) - radius
+
+
+def lumpy(points):
+    """A ball of 0.5 with lumps 0.02 high, and on its top a hat: another ball that stands off by 0.25."""
+    lumps = 0.02 * torch.sin(40 * points[:, 0]) * torch.sin(40 * points[:, 2])
+    return torch.minimum(ball(0.5)(points) + lumps, ball(0.25, (0.0, 0.5, 0.0))(points))
+
+
+def radii(dmtet: DMTet, below: float = 0.15) -> torch.Tensor:
+    vertices = dmtet.mesh().vertices
+    return vertices[vertices[:, 1] < below].norm(dim=-1)
+
+
+def test_lumps_go_and_what_stands_off_stays():
+    dmtet = grid(lumpy)
+    assert (radii(dmtet) - 0.5).abs().max() > 0.01
+    take_relief(dmtet, ball(0.5), within=0.06)
+    assert (radii(dmtet) - 0.5).abs().max() < 0.004
+    assert dmtet.mesh().vertices[:, 1].max() == pytest.approx(0.75, abs=0.015)
+
+
+def test_what_was_carved_below_is_filled_again():
+    dmtet = grid(lambda points: torch.maximum(ball(0.5)(points), -ball(0.3, (0.5, 0.0, 0.0))(points)))
+    assert radii(dmtet).min() < 0.3
+    take_relief(dmtet, ball(0.5), within=0.03)
+    assert (radii(dmtet) - 0.5).abs().max() < 0.004
+
+
+def test_a_thick_shell_gets_no_cavity_where_the_other_surface_lies_inside():
+    dmtet = grid(ball(0.7))
+    take_relief(dmtet, ball(0.5), within=0.1)
+    assert (radii(dmtet) - 0.7).abs().max() < 0.01
+    assert dmtet.mesh().checked("the shell").vertices.norm(dim=-1).min() > 0.68
+
+
+def test_within_0_changes_nothing_and_less_is_refused():
+    dmtet = grid(lumpy)
+    before = dmtet.sdf.detach().clone()
+    take_relief(dmtet, ball(0.5), within=0.0)
+    assert torch.equal(dmtet.sdf, before)
+    with pytest.raises(ValueError, match="within must be 0 or more scene units; got -0.1"):
+        take_relief(dmtet, ball(0.5), within=-0.1)
+
+
+def test_a_deformed_grid_is_refused():
+    dmtet = grid(lumpy)
+    with torch.no_grad():
+        dmtet.deform[3, 3, 3, 0] = 0.01
+    with pytest.raises(ValueError, match=r"undeformed grid; call regridded\(\) first"):
+        take_relief(dmtet, ball(0.5), within=0.06)
+
+
+def test_before_the_last_look_the_shape_moves_to_a_finer_grid_with_the_relief():
+    config = load_config("draft", ["fine.relief=0.06", "refine.tet_resolution=64"], prompt="an egg")
+    fine = settled(config, FineStage(grid(lumpy), config), ball(0.5))
+    assert float(fine.dmtet.cell) < 0.6 * CELL
+    assert (radii(fine.dmtet) - 0.5).abs().max() < 0.002
+
+
+def test_a_run_of_before_keeps_its_shape():
+    old = to_yaml(load_config("draft", prompt="an egg"))
+    kept = [line for line in old.splitlines() if "relief" not in line]
+    config = config_from_yaml("\n".join(kept), "config.yaml")
+    assert config.fine.relief == 0 and config.refine.tet_resolution == config.fine.tet_resolution
+    fine = FineStage(grid(lumpy), config)
+    assert settled(config, fine, None) is fine
