@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from headsculpt.cameras import framed
 from headsculpt.config import SculptConfig
 from headsculpt.guidance.score_distillation import image_loss
+from headsculpt.head_surface import head_surface
 from headsculpt.meshes import Mesh
 from headsculpt.refining import refine_colours, refine_steps
 from headsculpt.replay import Replay
@@ -28,7 +29,6 @@ from headsculpt.sculpting_stages import (
     FineStage,
     Stage,
     drop_bad_gradients,
-    head_surface,
     match_appearance,
     new_dmtet,
     new_nerf,

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headsculpt.cameras import Cameras, framed, sample_head_cameras
+from headsculpt.cameras import Cameras, sample_head_cameras
 from headsculpt.config import SculptConfig
 from headsculpt.rendering import Rendering
 
 if TYPE_CHECKING:
+    from headsculpt.head_surface import HeadSurface
     from headsculpt.representations.dmtet import DMTet
     from headsculpt.representations.nerf import NeRF
-
-
-# Signed distances of points, or None
-HeadSurface = Callable[[Tensor], Tensor] | None
 
 
 class Stage(Protocol):
@@ -227,38 +223,7 @@ def paint_start(config: SculptConfig, nerf: NeRF, vertices: np.ndarray) -> None:
     )
 
 
-def head_surface(config: SculptConfig, vertices: np.ndarray, faces: np.ndarray, device: torch.device) -> HeadSurface:
-    """Signed distances to the head that a sculpture starts from, as fine as the finest grid that is to take its relief.
-
-    None where none is taken, as in a sculpture that starts from a ball.
-    """
-    from headsculpt.representations.density_prior import DensityPrior
-
-    if config.fine.relief == 0 or config.coarse.prior_kind == "blob":
-        return None
-    finest = max(config.fine.tet_resolution, config.refine.tet_resolution if config.refine.steps else 0)
-    # The grid spans the sculpture's longest side, these distances the cube, which is a little larger.
-    surface = DensityPrior.from_mesh(vertices, faces, resolution=finest + 16, outer=seen_faces(vertices, faces))
-    return surface.to(device).signed_distance
-
-
-@torch.no_grad()
-def seen_faces(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """The faces ``(K, 3)`` of a head that views from all around show: no eye sockets, no tongue."""
-    from headsculpt.representations.rasterise import visibility
-
-    azimuths = torch.arange(0.0, 360.0, 30.0)
-    seen = torch.zeros(len(faces), dtype=torch.bool)
-    corners, triangles = torch.from_numpy(vertices).float(), torch.from_numpy(faces).long()
-    for elevation in (-35.0, 0.0, 35.0, 70.0):
-        for azimuth in azimuths:
-            camera = framed([float(azimuth)], elevation, 0.65, height=512, width=512)
-            ids = visibility(camera.project(corners), triangles, 512, 512)
-            seen[ids[ids >= 0].long()] = True
-    return faces[seen.numpy()]
-
-
-def new_dmtet(config: SculptConfig, nerf: NeRF, head: HeadSurface = None) -> DMTet:
+def new_dmtet(config: SculptConfig, nerf: NeRF, head: HeadSurface | None = None) -> DMTet:
     """The fine representation, from the coarse one, with the relief of the head where nothing has grown on it."""
     from headsculpt.representations.dmtet import DMTet
     from headsculpt.representations.relief import take_relief
@@ -269,7 +234,7 @@ def new_dmtet(config: SculptConfig, nerf: NeRF, head: HeadSurface = None) -> DMT
     return dmtet
 
 
-def settled(config: SculptConfig, fine: FineStage, head: HeadSurface) -> FineStage:
+def settled(config: SculptConfig, fine: FineStage, head: HeadSurface | None) -> FineStage:
     """The shape for the last look: on a finer grid, and once more with the relief of the head."""
     from headsculpt.representations.relief import take_relief
 

@@ -385,3 +385,16 @@ def test_a_ray_that_grazes_something_dense_goes_on_to_what_lies_behind() -> None
     samples = grid.march(origin, direction, step=0.02, cap=200)
     assert samples.points[:, 2].min() < -0.5
     assert samples.points[:, 2].min() > -0.85  # and ends in the wall, not far behind its face
+
+
+def test_distances_are_exact_beside_what_the_union_hides_where_the_outer_faces_are_known() -> None:
+    (v1, outer), (v2, f2) = sphere(0.6), sphere(0.57)
+    vertices, faces = np.concatenate([v1, v2]), np.concatenate([outer, f2 + len(v1)])
+    axis = np.linspace(-1, 1, 48)
+    radius = np.linalg.norm(np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1), axis=-1)
+    near = (np.abs(radius - 0.6) < 0.06) & (radius < 0.6)
+    errors = [
+        np.abs(signed_distance_grid(vertices, faces, 48, outer=known) - (radius - 0.6))[near].max()
+        for known in (None, outer)
+    ]
+    assert errors[1] < 0.003 < 0.01 < errors[0]

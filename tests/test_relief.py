@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from headsculpt.config import config_from_yaml, load_config, to_yaml
+from headsculpt.head_surface import head_surface, seen_faces
+from headsculpt.heads.builtin import builtin_head
 from headsculpt.representations.dmtet import DMTet
 from headsculpt.representations.relief import take_relief
 from headsculpt.representations.tetrahedra import grid_vertices
@@ -94,3 +97,23 @@ def test_a_run_of_before_keeps_its_shape():
     assert config.fine.relief == 0 and config.refine.tet_resolution == config.fine.tet_resolution
     fine = FineStage(grid(lumpy), config)
     assert settled(config, fine, None) is fine
+
+
+def test_the_faces_of_a_head_that_are_seen_are_its_outside():
+    head = builtin_head()
+    vertices = head.vertices({}, {})
+    seen = seen_faces(vertices, head.faces)
+    used = np.zeros(len(vertices), bool)
+    used[seen.ravel()] = True
+    assert used[head.regions["tongue"] > 0.5].mean() < 0.1
+    assert 0.75 * len(head.faces) < len(seen) < 0.95 * len(head.faces)
+
+
+def test_no_surface_where_no_relief_is_taken():
+    head = builtin_head()
+    vertices = head.vertices({}, {})
+    for off in ("fine.relief=0", "coarse.prior_kind=blob"):
+        assert head_surface(load_config("draft", [off], prompt="x"), vertices, head.faces, torch.device("cpu")) is None
+    few = ["fine.tet_resolution=24", "refine.steps=0"]
+    distance = head_surface(load_config("draft", few, prompt="x"), vertices, head.faces, torch.device("cpu"))
+    assert distance(torch.tensor([[0.0, 0.2, 0.0], [0.0, 0.9, 0.0]])).sign().tolist() == [-1, 1]
