@@ -14,7 +14,9 @@ from headsculpt.config import SculptConfig
 HeadSurface = Callable[[Tensor], Tensor]  # scene points (N, 3) to signed distances (N,), negative inside
 
 
-def head_surface(config: SculptConfig, vertices: np.ndarray, faces: np.ndarray, device: torch.device) -> HeadSurface | None:
+def head_surface(
+    config: SculptConfig, vertices: np.ndarray, faces: np.ndarray, device: torch.device
+) -> HeadSurface | None:
     """Signed distances to the head that a sculpture starts from, as fine as the finest grid that is to take its relief.
 
     None where none is taken, as in a sculpture that starts from a ball.
