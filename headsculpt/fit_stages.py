@@ -41,7 +41,7 @@ class FitSettings:
         hash_levels, hash_finest, hash_log2_table, hidden: of the hash grids and networks.
         occupancy_resolution, hull_resolution: cells along an edge of the cube.
         lr_grid, lr_network, lr_geometry: learning rates of hash tables, networks, and the surface.
-        lr_nerf_network: of a NeRF's network, which has no surface to keep smooth; at ``lr_network`` it gets restless.
+        lr_nerf_network: of a NeRF's network.
         opacity_weight: of the squared error of the opacity.
         distortion_weight: of Mip-NeRF 360's term, against fog; NeRF.
         neus_finest: hash resolution of the NeuS, at most ``hash_finest``: a cell of 512 is half a pixel at

@@ -27,8 +27,13 @@ def head_surface(
         return None
     finest = max(config.fine.tet_resolution, config.refine.tet_resolution if config.refine.steps else 0)
     # The grid spans the sculpture's longest side, these distances the cube, which is a little larger.
-    surface = DensityPrior.from_mesh(vertices, faces, resolution=finest + 16, outer=seen_faces(vertices, faces))
-    return surface.to(device).signed_distance
+    solid = DensityPrior.from_mesh(vertices, faces, resolution=finest + 16, outer=seen_faces(vertices, faces)).to(device)
+
+    def distance(points: Tensor) -> Tensor:
+        # The bust stands on the cube's floor: beyond that it does not go on, nor does the field of colours.
+        return torch.maximum(solid.signed_distance(points), points.abs().amax(-1) - solid.bound)
+
+    return distance
 
 
 @torch.no_grad()
