@@ -27,7 +27,8 @@ def head_surface(
         return None
     finest = max(config.fine.tet_resolution, config.refine.tet_resolution if config.refine.steps else 0)
     # The grid spans the sculpture's longest side, these distances the cube, which is a little larger.
-    solid = DensityPrior.from_mesh(vertices, faces, resolution=finest + 16, outer=seen_faces(vertices, faces)).to(device)
+    solid = DensityPrior.from_mesh(vertices, faces, resolution=finest + 16, outer=seen_faces(vertices, faces))
+    solid = solid.to(device)
 
     def distance(points: Tensor) -> Tensor:
         # The bust stands on the cube's floor: beyond that it does not go on, nor does the field of colours.
