@@ -284,3 +284,27 @@ def test_a_finer_grid_holds_the_same_surface():
     mesh = fine.mesh()
     assert topology(mesh.faces).closed and float(fine.cell) < 0.7 * float(dmtet.cell)
     assert float(ball(mesh.vertices).abs().mean()) < 0.2 * float(dmtet.cell)
+
+
+def test_a_shape_that_was_seen_once_is_coloured_as_if_it_were_drawn_again():
+    dmtet = small()
+    cameras = orbit([0.0, 60.0], 5.0, height=40, width=40)
+    background = torch.tensor([[0.9, 0.9, 0.9], [0.1, 0.2, 0.3]])
+    with torch.no_grad():
+        seen = dmtet.see(cameras)
+
+    class Painted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hue = nn.Parameter(torch.tensor([0.2, 0.5, 0.8]))
+
+        def forward(self, points):
+            return self.hue.expand(len(points), 3)
+
+    dmtet.colour_field = Painted()
+    drawn = dmtet.render(cameras, background=background, with_albedo=True)
+    coloured, _ = seen.coloured(dmtet.colour_field, background=background, with_albedo=True)
+    for name in ("rgb", "opacity", "depth", "normal", "albedo"):
+        torch.testing.assert_close(getattr(coloured, name), getattr(drawn, name).detach())
+    coloured.rgb.sum().backward()
+    assert dmtet.colour_field.hue.grad.abs().min() > 0
