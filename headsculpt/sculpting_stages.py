@@ -235,7 +235,7 @@ def new_dmtet(config: SculptConfig, nerf: NeRF, head: HeadSurface | None = None)
 
 
 def settled(config: SculptConfig, fine: FineStage, head: HeadSurface | None) -> FineStage:
-    """The shape for the last look: on a finer grid, and once more with the relief of the head."""
+    """The shape for the last look: on a finer grid, once more with the relief of the head, without small handles."""
     from headsculpt.representations.relief import take_relief
 
     if config.refine.tet_resolution == config.fine.tet_resolution and head is None:
@@ -243,6 +243,7 @@ def settled(config: SculptConfig, fine: FineStage, head: HeadSurface | None) -> 
     dmtet = fine.dmtet.regridded(config.refine.tet_resolution)
     if head is not None:
         take_relief(dmtet, head, config.fine.relief)
+    dmtet.remove_handles()
     return FineStage(dmtet, config)
 
 

@@ -13,7 +13,7 @@ from headsculpt.export.bake import bake, fill_from_nearest, texel_positions
 from headsculpt.export.fidelity import texture_fidelity
 from headsculpt.export.files import split_at_seams
 from headsculpt.export.gltf import glb_bytes, read_glb
-from headsculpt.export.unwrap import decimate, shape_of_surface, unwrap, without_folds
+from headsculpt.export.unwrap import decimate, shape_of_surface, unwrap, without_crumbs, without_folds
 from headsculpt.export.view import around, render_mesh, sample_texture, strip, turntable_frames, write_movie
 from headsculpt.export.wavefront import obj_files, ply_bytes
 from headsculpt.meshes import Mesh
@@ -52,6 +52,23 @@ def test_a_surface_that_few_triangles_would_tear_keeps_more_and_not_all(monkeypa
 
 def test_a_small_mesh_is_not_decimated():
     assert torch.equal(decimate(egg(2), 10**6).faces, egg(2).faces)
+
+
+def test_a_crumb_that_hangs_on_by_one_vertex_is_left_out():
+    import trimesh
+
+    body = trimesh.creation.icosphere(2)
+    crumb = np.array([[0, 1, 2], [0, 2, 3], [0, 3, 1], [1, 3, 2]])
+    top = np.asarray(body.vertices)[0]
+    vertices = np.concatenate([body.vertices, top + [[0.1, 0, 0.2], [0, 0.1, 0.2], [0.1, 0.1, 0.3]]])
+    joined = np.where(crumb == 0, 0, crumb + len(body.vertices) - 1)
+    faces = np.concatenate([joined, body.faces])
+    assert shape_of_surface(faces) == (True, 1, 3)
+    kept_vertices, kept = without_crumbs(vertices, faces)
+    assert shape_of_surface(kept) == (True, 1, 2) and len(kept) == len(body.faces)
+    assert len(kept_vertices) == len(body.vertices)
+    same = trimesh.Trimesh(kept_vertices, kept, process=False)
+    assert same.volume == pytest.approx(body.volume)
 
 
 def test_shape_of_surface_sees_holes_parts_and_handles():

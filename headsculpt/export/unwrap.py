@@ -39,6 +39,8 @@ def decimate(mesh: Mesh, max_faces: int) -> Mesh:
             break
         v, f = fast_simplification.simplify(vertices, faces, target_count=target, agg=greed)
         v, f = without_folds(np.asarray(v, np.float32), np.asarray(f, np.int64))
+        if wanted[1] == 1:
+            v, f = without_crumbs(v, f)
         if np.isfinite(v).all() and len(f) <= target * 1.02 and shape_of_surface(f) == wanted:
             return Mesh(torch.from_numpy(v), torch.from_numpy(f))
     if len(faces) > max_faces:
@@ -62,6 +64,41 @@ def without_folds(vertices: NDArray, faces: NDArray) -> tuple[NDArray, NDArray]:
     renumbered = np.full(len(vertices), -1, np.int64)
     renumbered[used] = np.arange(len(used))
     return vertices[used], renumbered[faces]
+
+
+def without_crumbs(vertices: NDArray, faces: NDArray) -> tuple[NDArray, NDArray]:
+    """The largest piece, where pieces that meet in a single vertex are two: edge collapse can pinch a bump off.
+
+    Faces around a vertex are one piece where they share its edges.
+    """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    count = len(faces)
+    if not count:
+        return vertices, faces
+    # Corners of the faces: two are one vertex where an edge with that end joins their faces.
+    corner = np.arange(3 * count).reshape(count, 3)
+    edges = np.concatenate([np.stack([faces[:, i], faces[:, j]], 1) for i, j in ((0, 1), (1, 2), (2, 0))])
+    ends = np.concatenate([np.stack([corner[:, i], corner[:, j]], 1) for i, j in ((0, 1), (1, 2), (2, 0))])
+    turned = edges[:, 0] > edges[:, 1]
+    edges[turned], ends[turned] = edges[turned][:, ::-1], ends[turned][:, ::-1]
+    order = np.lexsort((edges[:, 1], edges[:, 0]))
+    edges, ends = edges[order], ends[order]
+    same = (edges[1:] == edges[:-1]).all(1)
+    joined = np.concatenate([np.stack([ends[:-1][same, k], ends[1:][same, k]], 1) for k in (0, 1)])
+    graph = coo_matrix((np.ones(len(joined)), (joined[:, 0], joined[:, 1])), shape=(3 * count,) * 2)
+    _, fan = connected_components(graph, directed=False)
+    split = fan.reshape(count, 3)
+    sides = np.concatenate([split[:, [0, 1]], split[:, [1, 2]]])
+    graph = coo_matrix((np.ones(len(sides)), (sides[:, 0], sides[:, 1])), shape=(split.max() + 1,) * 2)
+    _, piece = connected_components(graph, directed=False)
+    size = np.bincount(piece[split[:, 0]])
+    kept = split[piece[split[:, 0]] == size.argmax()]
+    place = np.empty(split.max() + 1, np.int64)
+    place[split.ravel()] = faces.ravel()
+    used, renumbered = np.unique(kept, return_inverse=True)
+    return vertices[place[used]], renumbered.reshape(-1, 3)
 
 
 def shape_of_surface(faces: NDArray) -> tuple[bool, int, int]:

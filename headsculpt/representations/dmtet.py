@@ -24,6 +24,7 @@ from headsculpt.meshes import (
     topology,
 )
 from headsculpt.rendering import Rendering
+from headsculpt.representations.handles import without_handles
 from headsculpt.representations.surface_image import SeenSurface, see_surface
 from headsculpt.representations.tetrahedra import (
     Crossings,
@@ -37,6 +38,7 @@ from headsculpt.representations.tetrahedra import (
 # on the right side until the surface comes near, and it should then not take long to pass them.
 BAND_CELLS = 2.0
 MARGIN = 0.12  # scene units left free around the solid, for the surface to grow into
+HANDLE_CELLS = 0.3  # how deep inside, or outside, what a handle's removal has filled or cut lies then
 CHUNK = 1 << 18  # points of a field asked for at once
 
 Field = Callable[[Tensor], Tensor]
@@ -280,6 +282,14 @@ class DMTet(nn.Module):
     def prune(self) -> None:
         """Removes floating pieces and fills cavities, in place."""
         self.sdf.copy_(self.solid_distance())
+
+    @torch.no_grad()
+    def remove_handles(self, reach: int = 3) -> None:
+        """Fills tunnels and cuts bridges up to ``2 * reach`` cells wide, in place; see :mod:`.handles`."""
+        distance = self.solid_distance()
+        solid = torch.from_numpy(without_handles((distance < 0).cpu().numpy(), reach)).to(distance.device)
+        size = HANDLE_CELLS * float(self.cell)
+        self.sdf.copy_(torch.where(solid == (distance < 0), distance, torch.where(solid, -size, size)))
 
     @torch.no_grad()
     def mesh(self) -> Mesh:
