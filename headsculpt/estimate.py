@@ -27,7 +27,7 @@ _SECONDS = {
     "cuda": {"coarse": (0.003, 0.003), "fine": (0.003, 0.004)},
 }
 _MEASURED_AT = {"cpu": 0.13, "cuda": 30.0}
-_REFINE_SECONDS = {"cpu": 0.20, "cuda": 0.012}  # a step of the last look
+_REFINE_SECONDS = {"cpu": 0.13, "cuda": 0.012}  # a step of the last look
 _FIXED_SECONDS = {"mini": 60.0, "sd": 90.0}  # imports, weights, meshing, texture, pictures
 _MINI_GB = 1.3
 
