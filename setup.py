@@ -13,7 +13,7 @@ version = re.search(r'^__version__ = "(.+)"', (root / "headsculpt/__init__.py").
 if version is None:
     raise SystemExit("headsculpt/__init__.py names no __version__")
 
-test = ["pytest>=8", "hypothesis>=6", "ruff>=0.6", "mypy>=1.10", "peft>=0.13"]
+test = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6", "ruff>=0.6", "mypy>=1.10", "peft>=0.13"]
 
 setup(
     name="headsculpt",

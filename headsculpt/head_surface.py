@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,31 +11,62 @@ from torch import Tensor
 
 from headsculpt.cameras import framed
 from headsculpt.config import SculptConfig
+from headsculpt.representations.relief import smooth_step
 
-HeadSurface = Callable[[Tensor], Tensor]  # scene points (N, 3) to signed distances (N,), negative inside
+# A shirt stands off from the shoulders by more than lumps do from a face, and a head's own shoulders are better than
+# either: from NECK below the chin to CHEST below it (scene units) the relief is taken from further off.
+NECK, CHEST, LOOSER = 0.08, 0.38, 2.2
+
+
+@dataclass
+class HeadSurface:
+    """The surface of a head.
+
+    Attributes:
+        distance: ``(N, 3)`` scene points to ``(N,)`` signed distances, negative inside.
+        within: ``(N, 3)`` to ``(N,)``: how far off, in scene units, a sculpture may stand and still take its relief.
+    """
+
+    distance: Callable[[Tensor], Tensor]
+    within: Callable[[Tensor], Tensor]
 
 
 def head_surface(
-    config: SculptConfig, vertices: np.ndarray, faces: np.ndarray, device: torch.device
+    config: SculptConfig,
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    contours: dict[str, np.ndarray],
+    device: torch.device,
 ) -> HeadSurface | None:
-    """Signed distances to the head that a sculpture starts from, as fine as the finest grid that is to take its relief.
+    """The head that a sculpture starts from, as fine as the finest grid that is to take its relief.
 
     None where none is taken, as in a sculpture that starts from a ball.
+
+    Args:
+        config: ``fine.relief`` is how far off a sculpture may stand above the chin.
+        vertices, faces: of the head.
+        contours: vertices of the face's contours, the lowest of which is the chin.
+        device: of the distances.
     """
     from headsculpt.representations.density_prior import DensityPrior
 
-    if config.fine.relief == 0 or config.coarse.prior_kind == "blob":
+    relief = config.fine.relief
+    if relief == 0 or config.coarse.prior_kind == "blob":
         return None
     finest = max(config.fine.tet_resolution, config.refine.tet_resolution if config.refine.steps else 0)
     # The grid spans the sculpture's longest side, these distances the cube, which is a little larger.
     solid = DensityPrior.from_mesh(vertices, faces, resolution=finest + 16, outer=seen_faces(vertices, faces))
     solid = solid.to(device)
+    chin = min(float(vertices[line][:, 1].min()) for line in contours.values())
 
     def distance(points: Tensor) -> Tensor:
         # The bust stands on the cube's floor: beyond that it does not go on, nor does the field of colours.
         return torch.maximum(solid.signed_distance(points), points.abs().amax(-1) - solid.bound)
 
-    return distance
+    def within(points: Tensor) -> Tensor:
+        return relief * (1 + (LOOSER - 1) * smooth_step((chin - NECK - points[:, 1]) / (CHEST - NECK)))
+
+    return HeadSurface(distance, within)
 
 
 @torch.no_grad()

@@ -137,7 +137,7 @@ def sculpt(
 
     # Copied before the mesh trains the colours that it shares: a resumed run makes its grid from these.
     keep = {k: v.clone() for k, v in coarse_state.items()}
-    head = head_surface(config, vertices, faces, device)
+    head = head_surface(config, vertices, faces, contours, device)
     fine = FineStage(new_dmtet(config, coarse.nerf, head), config)
     resumed = checkpoint if checkpoint and checkpoint["stage"] == "fine" else None
     if resumed is None and config.fine.match_steps:

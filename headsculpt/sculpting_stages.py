@@ -230,7 +230,7 @@ def new_dmtet(config: SculptConfig, nerf: NeRF, head: HeadSurface | None = None)
 
     dmtet = DMTet.from_field(nerf, resolution=config.fine.tet_resolution)
     if head is not None:
-        take_relief(dmtet, head, config.fine.relief)
+        take_relief(dmtet, head.distance, head.within)
     return dmtet
 
 
@@ -242,7 +242,7 @@ def settled(config: SculptConfig, fine: FineStage, head: HeadSurface | None) -> 
         return fine
     dmtet = fine.dmtet.regridded(config.refine.tet_resolution)
     if head is not None:
-        take_relief(dmtet, head, config.fine.relief)
+        take_relief(dmtet, head.distance, head.within)
     dmtet.remove_handles()
     return FineStage(dmtet, config)
 

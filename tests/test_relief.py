@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from headsculpt.config import config_from_yaml, load_config, to_yaml
-from headsculpt.head_surface import head_surface, seen_faces
+from headsculpt.head_surface import HeadSurface, head_surface, seen_faces
 from headsculpt.heads.builtin import builtin_head
 from headsculpt.representations.dmtet import DMTet
 from headsculpt.representations.relief import take_relief
@@ -85,7 +85,8 @@ def test_a_deformed_grid_is_refused():
 
 def test_before_the_last_look_the_shape_moves_to_a_finer_grid_with_the_relief():
     config = load_config("draft", ["fine.relief=0.06", "refine.tet_resolution=64"], prompt="an egg")
-    fine = settled(config, FineStage(grid(lumpy), config), ball(0.5))
+    head = HeadSurface(ball(0.5), lambda points: torch.full_like(points[:, 0], 0.06))
+    fine = settled(config, FineStage(grid(lumpy), config), head)
     assert float(fine.dmtet.cell) < 0.6 * CELL
     assert (radii(fine.dmtet) - 0.5).abs().max() < 0.002
 
@@ -109,12 +110,46 @@ def test_the_faces_of_a_head_that_are_seen_are_its_outside():
     assert 0.75 * len(head.faces) < len(seen) < 0.95 * len(head.faces)
 
 
+def test_how_far_off_relief_is_taken_may_depend_on_the_place():
+    dmtet = grid(ball(0.56))
+    take_relief(dmtet, ball(0.5), within=lambda points: torch.where(points[:, 1] < 0, 0.2, 0.01))
+    vertices = dmtet.mesh().vertices
+    below, above = vertices[vertices[:, 1] < -0.2], vertices[vertices[:, 1] > 0.2]
+    assert below.norm(dim=-1).mean() == pytest.approx(0.5, abs=0.005)
+    assert above.norm(dim=-1).mean() == pytest.approx(0.56, abs=0.005)
+
+
+def test_what_stands_off_a_little_is_smoothed_more_than_what_stands_off_far():
+    def bumpy(radius):
+        return lambda points: ball(radius)(points) + 0.03 * torch.sin(25 * points[:, 0]) * torch.sin(25 * points[:, 2])
+
+    spread = []
+    for radius in (0.57, 0.75):
+        dmtet = grid(bumpy(radius))
+        before = radii(dmtet, 1.0).std()
+        take_relief(dmtet, ball(0.5), within=0.01)
+        assert radii(dmtet, 1.0).mean() == pytest.approx(radius, abs=0.01)
+        spread.append(float(radii(dmtet, 1.0).std() / before))
+    assert spread[0] < 0.8 * spread[1] < 0.8
+
+
 def test_no_surface_where_no_relief_is_taken():
     head = builtin_head()
     vertices = head.vertices({}, {})
-    for off in ("fine.relief=0", "coarse.prior_kind=blob"):
-        assert head_surface(load_config("draft", [off], prompt="x"), vertices, head.faces, torch.device("cpu")) is None
-    few = ["fine.tet_resolution=24", "refine.steps=0"]
-    distance = head_surface(load_config("draft", few, prompt="x"), vertices, head.faces, torch.device("cpu"))
-    inside, above, under = distance(torch.tensor([[0.0, 0.2, 0.0], [0.0, 0.9, 0.0], [0.0, -1.05, 0.0]]))
+
+    def surface(*settings):
+        config = load_config("draft", settings, prompt="x")
+        return head_surface(config, vertices, head.faces, dict(head.landmarks), torch.device("cpu"))
+
+    assert surface("fine.relief=0") is None and surface("coarse.prior_kind=blob") is None
+    found = surface("fine.tet_resolution=24", "refine.steps=0")
+    inside, above, under = found.distance(torch.tensor([[0.0, 0.2, 0.0], [0.0, 0.9, 0.0], [0.0, -1.05, 0.0]]))
     assert inside < 0 < above and under == pytest.approx(0.05)  # the bust ends on the cube's floor
+
+
+def test_shoulders_take_relief_from_further_off_than_faces():
+    head = builtin_head()
+    config = load_config("draft", ["fine.tet_resolution=24", "refine.steps=0"], prompt="x")
+    found = head_surface(config, head.vertices({}, {}), head.faces, dict(head.landmarks), torch.device("cpu"))
+    face, chest = found.within(torch.tensor([[0.0, 0.0, 0.4], [0.0, -0.9, 0.2]]))
+    assert face == pytest.approx(config.fine.relief) and chest == pytest.approx(2.2 * config.fine.relief)

@@ -17,26 +17,33 @@ from headsculpt.representations.dmtet import BAND_CELLS, DMTet, evaluate
 from headsculpt.representations.tetrahedra import grid_vertices
 
 WHOLE = 0.5  # up to this share of the distance the other surface is taken whole, from there on less and less
-BLUR = 0.025  # scene units, standard deviation, over which the surface's height is averaged, or its lumps decide
-SMOOTHING = 0.01  # scene units, standard deviation, of what stays: it came from a coarser grid
+# Scene units. Heights are averaged over BLUR (a standard deviation), or the surface's lumps would decide.
+BLUR = 0.05
+# What stays is smoothed: what is lower than NEAR (spectacles, thin hair) has the same lumps as the face beside it; what
+# is higher than FAR (hats, beards, a mohawk) has edges, which a wide blur would round off.
+NEAR, FAR = 0.10, 0.16
+SMOOTHING_NEAR, SMOOTHING_FAR = 0.03, 0.018  # standard deviations
 
 
 @torch.no_grad()
-def take_relief(dmtet: DMTet, distance: Callable[[Tensor], Tensor], within: float) -> None:
-    """Gives a DMTet the surface of ``distance`` wherever its own stands off less from it, in place.
+def take_relief(
+    dmtet: DMTet, distance: Callable[[Tensor], Tensor], within: float | Callable[[Tensor], Tensor]
+) -> None:
+    """Gives a DMTet the surface of ``distance`` wherever its own stands off less from it than ``within``, in place.
 
-    What stands off further (hair, spectacles, a hat) stays, and whatever the other surface encloses is filled: nothing
-    is carved below it. Floating pieces and cavities are removed.
+    What stands off further (hair, spectacles, a hat) stays, smoothed, and whatever the other surface encloses is
+    filled: nothing is carved below it. Floating pieces and cavities are removed.
 
     Args:
         dmtet: not yet deformed.
         distance: ``(N, 3)`` scene points to ``(N,)`` signed distances, negative inside.
-        within: scene units; 0 changes nothing.
+        within: scene units, for all or as a function of the points, of the form of ``distance`` and above 0; the
+            number 0 changes nothing.
 
     Raises:
-        ValueError: ``within`` is negative, or the grid has been deformed.
+        ValueError: ``within`` is a negative number, or the grid has been deformed.
     """
-    if within < 0:
+    if not callable(within) and within < 0:
         raise ValueError(f"within must be 0 or more scene units; got {within:g}")
     if within == 0:
         return
@@ -46,13 +53,20 @@ def take_relief(dmtet: DMTet, distance: Callable[[Tensor], Tensor], within: floa
     points = grid_vertices((shape[0], shape[1], shape[2]), dmtet.lower, cell)
     other = evaluate(distance, points).view(shape)
     own = _unclamped(dmtet.sdf.detach(), cell)
+    limit = evaluate(within, points).view(shape) if callable(within) else torch.full_like(own, within)
     height = _near_mean(other - own, own, cell)
-    share = ((within - height) / ((1 - WHOLE) * within)).clamp(0, 1)
-    share = share * share * (3 - 2 * share)
-    own = _gaussian(own, SMOOTHING / cell)
+    share = smooth_step((limit - height) / ((1 - WHOLE) * limit))
+    far = smooth_step((height - NEAR) / (FAR - NEAR))
+    own = torch.lerp(_gaussian(own, SMOOTHING_NEAR / cell), _gaussian(own, SMOOTHING_FAR / cell), far)
     band = BAND_CELLS * cell
     dmtet.sdf.copy_(torch.lerp(own, other, share).clamp(-band, band))
     dmtet.prune()
+
+
+def smooth_step(x: Tensor) -> Tensor:
+    """0 up to 0, 1 from 1 on, level at both ends."""
+    x = x.clamp(0, 1)
+    return x * x * (3 - 2 * x)
 
 
 def _unclamped(sdf: Tensor, cell: float) -> Tensor:
