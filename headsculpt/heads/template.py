@@ -63,6 +63,7 @@ CREASE_ROW = LID_ROWS[0] - 3
 LIPS_OUTER_ROWS = (LIP_ROWS[0] - 4, LIP_ROWS[1] + 5)
 CHIN_ROW = _first_row(-0.335)
 TRUNK_ROW = _first_row(-0.620)
+RELAXED_ROW = TRUNK_ROW - 2
 NECK_BASE_ROW = _first_row(-0.770)
 EYE_AZIMUTH_DEG, EYE_HALF_WIDTH_DEG = 20.5, 9.4
 MOUTH_HALF_WIDTH_DEG = 16.2
@@ -194,7 +195,33 @@ def _skin() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     ).reshape(origin.shape)
     surface[-1, :, 1] = -1.0
     surface[:, 0, 0] = surface[:, -1, 0] = 0.0
+    surface = _relaxed(surface)
     return _details(surface, direction, azimuth, xi, m), surface, azimuth
+
+
+def _relaxed(surface: np.ndarray, passes: int = 6, fade: int = 4) -> np.ndarray:
+    """Evens out the grid ``(R, C/2 + 1, 3)`` from the neck down, on the body's surface; its last row, the cut, stays.
+
+    Rays from the spine graze the shoulder blades: neighbouring rows lie far apart there, and the long triangles
+    between them show as slits.
+    """
+    rows = np.arange(len(surface))
+    weight = np.clip((rows - RELAXED_ROW) / fade, 0, 1)[:, None, None]
+    weight[-1] = 0
+    p, steps = surface.copy(), 1e-3 * np.eye(3)
+    mirror = np.array([-1.0, 1.0, 1.0])
+    for _ in range(passes):
+        left = np.concatenate([p[:, 1:2] * mirror, p[:, :-1]], 1)
+        right = np.concatenate([p[:, 1:], p[:, -2:-1] * mirror], 1)
+        up, down = np.roll(p, 1, 0), np.roll(p, -1, 0)  # the rows at the ends have no weight
+        p = p + weight * (0.25 * (left + right + up + down) - p)
+        moved = p[RELAXED_ROW:-1].reshape(-1, 3)
+        for _ in range(2):
+            slope = np.stack([body(moved + step) - body(moved - step) for step in steps], 1)
+            moved = moved - body(moved)[:, None] * slope / np.linalg.norm(slope, axis=1, keepdims=True)
+        p[RELAXED_ROW:-1] = moved.reshape(p[RELAXED_ROW:-1].shape)
+        p[:, 0, 0] = p[:, -1, 0] = 0.0
+    return p
 
 
 def _details(
