@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from headsculpt.heads.landmarks import project_landmarks
-from headsculpt.heads.places import EVERYWHERE, OFF_FACE, rays_through
+from headsculpt.heads.places import COLOURS, EVERYWHERE, OFF_FACE, rays_through
 from headsculpt.representations.rasterise import rasterise
 
 if TYPE_CHECKING:
@@ -60,6 +60,27 @@ def edited_families(prompt: str, instruction: str) -> frozenset[str]:
     if named & {"headwear", "headwear_colour"} and "headphones" in (changes.get("headwear"), before.get("headwear")):
         named.add("ears")  # which other headwear leaves alone
     return frozenset(named)
+
+
+def keeps_shape(prompt: str, instruction: str) -> bool:
+    """Whether an instruction is understood, and is about colours and materials alone; arguments as above.
+
+    Example:
+        >>> keeps_shape("an elf with long hair", "make her hair green")
+        True
+        >>> keeps_shape("an elf with long hair", "give her green hair and a beard")
+        False
+    """
+    from headsculpt.synthesis.reading import read_instruction, read_prompt
+
+    before = read_prompt(prompt).values
+    changes, unknown = read_instruction(instruction.lower().strip().rstrip(".,; "), before)
+    if not changes or unknown or not set(changes) <= COLOURS:
+        return False
+    # A colour can be the first word of a thing: "make his hair green" grows hair on the bald.
+    hairless = before.get("hair_style") == "bald" and before.get("facial_hair", "none") == "none"
+    hatless = before.get("headwear", "none") == "none"
+    return not ("hair_colour" in changes and hairless or "headwear_colour" in changes and hatless)
 
 
 class EditPlace:

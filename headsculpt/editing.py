@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from headsculpt.avatar import Avatar, AvatarInfo
     from headsculpt.cameras import Cameras
     from headsculpt.guidance.score_distillation import Guidance
+    from headsculpt.kept_source import KeptSource
     from headsculpt.meshes import Mesh
     from headsculpt.priors.prior import Prior
     from headsculpt.run_folder import RunFolder
@@ -303,6 +304,28 @@ def edit_guides(
         )
         for name, base in bases.items()
     }
+
+
+def kept_source(
+    config: SculptConfig,
+    source: Avatar,
+    vertices: np.ndarray,
+    contours: dict[str, np.ndarray],
+    device: torch.device,
+) -> KeptSource | None:
+    """What the edit keeps of its source to the point; None where its instruction may change anything."""
+    from headsculpt.edit_place import edited_families, keeps_shape
+    from headsculpt.kept_source import KeptSource, edit_room
+
+    if not (config.edit.place and _told_by_rule(config, source)):
+        return None
+    families = edited_families(source.info.prompt, config.edit.instruction)
+    shape_stays = keeps_shape(source.info.prompt, config.edit.instruction)
+    if not families and not shape_stays:
+        return None
+    room = edit_room(families, vertices, contours) if families else None
+    finest = max(config.fine.tet_resolution, config.refine.tet_resolution if config.refine.steps else 0)
+    return KeptSource(source.mesh, room, shape_stays=shape_stays, resolution=finest, device=device)
 
 
 class MeshReference:

@@ -59,7 +59,10 @@ def finished_avatar(head: FinishedHead, config: SculptConfig) -> Avatar:
     parameter = next(iter(head.colour_field.parameters()), None)
     device = "cpu" if parameter is None else parameter.device
     size = config.output.texture_size
-    mesh = bake(unwrap(decimate(head.mesh, config.output.max_faces), size), head.colour_field, size, device=device)
+    mesh = head.mesh
+    if mesh.uv is None:
+        mesh = unwrap(decimate(mesh, config.output.max_faces), size)
+    mesh = bake(mesh, head.colour_field, size, device=device)
     info = AvatarInfo(
         prompt=config.prompt,
         negative_prompt=config.negative_prompt,

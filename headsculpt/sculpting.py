@@ -63,7 +63,8 @@ class FinishedHead:
     """What the loop leaves: geometry, and the field that colours it.
 
     Attributes:
-        mesh: watertight, with vertex colours, in scene units.
+        mesh: watertight, with vertex colours, in scene units; that of the source, with its UVs, after an edit that
+            leaves the shape alone.
         colour_field: ``(N, 3)`` scene points -> ``(N, 3)`` albedo in [0, 1].
         dmtet: the last representation, for renders of the field itself.
         coarse: state of the NeRF that the mesh was made from; an edit goes on from it.
@@ -105,9 +106,9 @@ def sculpt(
     for warning in run.warnings:
         log.warning(warning)
 
-    source, shown = None, config
+    source, shown, kept = None, config, None
     if config.edit.instruction:
-        from headsculpt.editing import edit_guides, field_of, landmark_prompt, load_source
+        from headsculpt.editing import edit_guides, field_of, kept_source, landmark_prompt, load_source
 
         source = load_source(run)
         shown = replace(config, prompt=landmark_prompt(config, source))
@@ -120,6 +121,7 @@ def sculpt(
             guides = diffusion_guides(config, prior, vertices, faces, contours)
         else:
             guides = edit_guides(config, prior, source, vertices, faces, contours)
+            kept = kept_source(config, source, vertices, contours, device)
     guide = {name: guidance or guides.get(name) for name in ("coarse", "fine")}
 
     coarse = CoarseStage(new_nerf(config, vertices, faces).to(device), config)
@@ -138,16 +140,20 @@ def sculpt(
     # Copied before the mesh trains the colours that it shares: a resumed run makes its grid from these.
     keep = {k: v.clone() for k, v in coarse_state.items()}
     head = head_surface(config, vertices, faces, contours, device)
-    fine = FineStage(new_dmtet(config, coarse.nerf, head), config)
+    fine = FineStage(new_dmtet(config, coarse.nerf, head, kept), config)
     resumed = checkpoint if checkpoint and checkpoint["stage"] == "fine" else None
     if resumed is None and config.fine.match_steps:
         match_appearance(config, coarse.nerf, fine)
     run_stage(fine, guide["fine"], config, run, generator, clock, resumed, extra={"coarse": keep})
     if guides and config.refine.steps:
-        fine = settled(config, fine, head)
+        fine = settled(config, fine, head, kept)
         refine(fine, guides["refine"], config, run, clock)
 
-    with torch.no_grad():
+    if kept is not None:
+        fine.dmtet.colour_field = kept.colours(fine.dmtet.colour_field)
+    if kept is not None and kept.shape_stays:
+        mesh = kept.recoloured(fine.dmtet.colour_field)
+    else:
         mesh = fine.dmtet.mesh()
     return FinishedHead(mesh.checked("the sculpted mesh"), fine.dmtet.colour_field, fine.dmtet, keep)
 

@@ -14,6 +14,7 @@ from headsculpt.rendering import Rendering
 
 if TYPE_CHECKING:
     from headsculpt.head_surface import HeadSurface
+    from headsculpt.kept_source import KeptSource
     from headsculpt.representations.dmtet import DMTet
     from headsculpt.representations.nerf import NeRF
 
@@ -223,26 +224,36 @@ def paint_start(config: SculptConfig, nerf: NeRF, vertices: np.ndarray) -> None:
     )
 
 
-def new_dmtet(config: SculptConfig, nerf: NeRF, head: HeadSurface | None = None) -> DMTet:
-    """The fine representation, from the coarse one, with the relief of the head where nothing has grown on it."""
+def new_dmtet(
+    config: SculptConfig, nerf: NeRF, head: HeadSurface | None = None, kept: KeptSource | None = None
+) -> DMTet:
+    """The fine representation, from the coarse one, with the relief of the head where nothing has grown on it, and the
+    shape of an edit's source where the edit may not act."""
     from headsculpt.representations.dmtet import DMTet
     from headsculpt.representations.relief import take_relief
 
     dmtet = DMTet.from_field(nerf, resolution=config.fine.tet_resolution)
     if head is not None:
         take_relief(dmtet, head.distance, head.within)
+    if kept is not None:
+        kept.keep_shape(dmtet)
     return dmtet
 
 
-def settled(config: SculptConfig, fine: FineStage, head: HeadSurface | None) -> FineStage:
-    """The shape for the last look: on a finer grid, once more with the relief of the head, without small handles."""
+def settled(
+    config: SculptConfig, fine: FineStage, head: HeadSurface | None, kept: KeptSource | None = None
+) -> FineStage:
+    """The shape for the last look: on a finer grid, once more with the relief of the head and what an edit keeps,
+    without small handles."""
     from headsculpt.representations.relief import take_relief
 
-    if config.refine.tet_resolution == config.fine.tet_resolution and head is None:
+    if config.refine.tet_resolution == config.fine.tet_resolution and head is None and kept is None:
         return fine
     dmtet = fine.dmtet.regridded(config.refine.tet_resolution)
     if head is not None:
         take_relief(dmtet, head.distance, head.within)
+    if kept is not None:
+        kept.keep_shape(dmtet)
     dmtet.remove_handles()
     return FineStage(dmtet, config)
 

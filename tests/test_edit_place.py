@@ -8,10 +8,10 @@ import torch
 
 from headsculpt.cameras import framed
 from headsculpt.config import EditConfig, config_from_yaml, load_config, to_yaml
-from headsculpt.edit_place import SIZE, EditPlace, edited_families
+from headsculpt.edit_place import SIZE, EditPlace, edited_families, keeps_shape
 from headsculpt.guidance.identity_editing import EditDistillation, at_size_of
 from headsculpt.heads.builtin import builtin_head
-from headsculpt.heads.places import EVERYWHERE, PLACES, rays_through
+from headsculpt.heads.places import EVERYWHERE, FADE, PLACES, in_places, rays_through
 from headsculpt.meshes import Mesh
 from headsculpt.synthesis.attributes import VALUES
 
@@ -57,6 +57,34 @@ def test_hair_and_a_beard_that_is_there_have_one_colour():
 
 def test_headphones_that_are_taken_off_reach_to_the_ears():
     assert edited_families("a woman with red headphones", "remove her headphones") == {"headwear", "ears"}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "instruction", "kept"),
+    [
+        ("an elf", "make her hair green", True),
+        ("a bald man with a beard", "make his beard white", True),
+        ("a bald man", "make his hair green", False),  # it has to grow first
+        ("a boy in a red cap", "make the cap blue", True),
+        ("a boy", "make his hat red", False),
+        ("a man", "turn him into a marble bust", True),
+        ("a man", "give him a red beard", False),
+        ("a man", "turn him into a zombie", False),
+        ("a man", "make it baroque", False),
+    ],
+)
+def test_colours_and_materials_alone_leave_the_shape(prompt, instruction, kept):
+    assert keeps_shape(prompt, instruction) is kept
+
+
+def test_a_point_is_in_a_place_up_to_its_box_and_fades_beyond():
+    low, high = PLACES["nose"]
+    middle = [(a + b) / 2 for a, b in zip(low, high, strict=True)]
+    points = torch.tensor([[high[0] + d, *middle[1:]] for d in (-0.01, 0.5 * FADE, FADE, 1.0)])
+    assert in_places({"nose"}, points).tolist() == pytest.approx([1.0, 0.5, 0.0, 0.0], abs=1e-5)
+    assert in_places({"nose", "clothing"}, torch.tensor([[0.0, -0.9, 0.0]])) == 1
+    with pytest.raises(ValueError, match="'subject' has no place on a head; there are hair_style"):
+        in_places({"subject"}, points)
 
 
 def test_every_family_has_a_place_or_none():

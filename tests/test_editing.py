@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from stand_ins import textured_egg
@@ -22,6 +23,8 @@ from headsculpt.editing import (
     edit_config,
     told_before,
 )
+from headsculpt.export.bake import texel_positions
+from headsculpt.heads.places import in_places
 from headsculpt.outputs import sculpt_run
 from headsculpt.priors.catalogue import random_prior
 from headsculpt.run_folder import RunFolder
@@ -137,6 +140,18 @@ def test_a_prior_without_instruction_controlnet_says_so_and_edits_by_text(source
     assert 'has no instruction ControlNet, so the edit follows its text alone: "a pale man with' in caplog.text
     assert "guidance.score=sds and guidance.perp_neg=True are for sculpting only" in caplog.text
     assert made.info.instruction == "add round glasses"
+
+
+def test_an_edit_of_a_colour_keeps_mesh_and_uvs_and_all_other_colours(source, tmp_path):
+    before = Avatar.load(source)
+    after = before.edit("make the cap blue", out=tmp_path / "blue", device="cpu")
+    assert torch.equal(after.mesh.vertices, before.mesh.vertices) and torch.equal(after.mesh.faces, before.mesh.faces)
+    assert torch.equal(after.mesh.uv, before.mesh.uv)
+    position, covered = texel_positions(before.mesh, before.mesh.texture.shape[0])
+    change = np.abs(after.mesh.texture.astype(int) - before.mesh.texture.astype(int)).max(-1)
+    outside = (in_places({"headwear_colour"}, position.view(-1, 3)) == 0).view(covered.shape) & covered
+    assert outside.any() and change[outside.numpy()].max() <= 1
+    assert change[(covered & ~outside).numpy()].max() > 1
 
 
 def test_an_old_run_without_field_is_edited_from_its_checkpoint(source, tmp_path):

@@ -26,7 +26,33 @@ PLACES: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]]
     "clothing_colour": ((-1.00, -1.00, -1.00), (1.00, -0.36, 1.00)),
 }
 EVERYWHERE = ("subject", "material", "skin", "face")  # may change the whole head
+COLOURS = frozenset({"hair_colour", "headwear_colour", "clothing_colour", "skin", "material"})  # no shape changes
 OFF_FACE = frozenset({"hair_style", "hair_colour", "ears", "earrings", "clothing", "clothing_colour"})
+
+
+FADE = 0.05  # scene units around a box over which it ends
+
+
+def in_places(families: Collection[str], points: Tensor) -> Tensor:
+    """How far scene points are in the place of one of these families.
+
+    Args:
+        families: names in :data:`PLACES`.
+        points: ``(N, 3)``.
+
+    Returns:
+        ``(N,)``, 1 in a box, falling to 0 at :data:`FADE` from it.
+
+    Raises:
+        ValueError: a family without a place.
+    """
+    _check(families)
+    found = torch.zeros_like(points[:, 0])
+    for family in families:
+        low, high = (torch.tensor(corner).to(points) for corner in PLACES[family])
+        outside = torch.maximum(low - points, points - high).clamp_min(0).norm(dim=-1)
+        found = torch.maximum(found, (1 - outside / FADE).clamp_min(0))
+    return found
 
 
 def rays_through(families: Collection[str], cameras: Cameras, until: Tensor) -> Tensor:
@@ -43,9 +69,7 @@ def rays_through(families: Collection[str], cameras: Cameras, until: Tensor) -> 
     Raises:
         ValueError: a family without a place.
     """
-    unknown = sorted(set(families) - set(PLACES))
-    if unknown:
-        raise ValueError(f"{unknown[0]!r} has no place on a head; there are {', '.join(PLACES)}")
+    _check(families)
     origins, directions = cameras.rays()
     found = torch.zeros(until.shape, dtype=torch.bool, device=until.device)
     inverse = 1 / torch.where(directions.abs() < 1e-9, torch.full_like(directions, 1e-9), directions)
@@ -55,3 +79,9 @@ def rays_through(families: Collection[str], cameras: Cameras, until: Tensor) -> 
         enters, leaves = torch.minimum(a, b).amax(-1), torch.maximum(a, b).amin(-1)
         found |= (leaves > enters.clamp_min(0)) & (enters < until)
     return found
+
+
+def _check(families: Collection[str]) -> None:
+    unknown = sorted(set(families) - set(PLACES))
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} has no place on a head; there are {', '.join(PLACES)}")

@@ -1,0 +1,142 @@
+"""What an edit keeps of its source, exactly: its surface and its colours, wherever the instruction names nothing.
+
+Guidance holds a sculpture to its source outside the places of an edit (:mod:`.edit_place`), but by pictures of 128
+pixels, from a field that goes on moving: a nose comes back a little longer, a girl's face a boy's. So in the end the
+source itself is put there. An edit of colours alone keeps the source's mesh, to the vertex and to its UVs (ours).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from headsculpt.heads.places import OFF_FACE, in_places
+from headsculpt.meshes import Mesh
+from headsculpt.representations.density_prior import DensityPrior
+from headsculpt.representations.dmtet import BAND_CELLS, DMTet, evaluate
+from headsculpt.representations.mesh_distance import closest_weights, nearest_face
+from headsculpt.representations.tetrahedra import grid_vertices
+from headsculpt.representations.texture import sample_texture
+
+BOUND = 1.15  # scene units: a little more than a sculpture reaches
+
+# (N, 3) scene points -> (N,): 1 where an edit may act, 0 where it may not
+Room = Callable[[Tensor], Tensor]
+
+
+class KeptSource:
+    """The source of an edit, to be kept outside the edit's room.
+
+    Args:
+        mesh: of the source, closed, with UVs and a texture, or with vertex colours.
+        room: where the edit may act; None is everywhere.
+        shape_stays: whether the edit leaves the whole shape alone.
+        resolution: cells of the finest grid that takes the shape.
+        device: of the sculpture.
+    """
+
+    def __init__(
+        self, mesh: Mesh, room: Room | None, *, shape_stays: bool, resolution: int, device: torch.device
+    ) -> None:
+        self.mesh, self.room, self.shape_stays = mesh, room, shape_stays
+        self.solid: DensityPrior | None = None
+        if shape_stays or room is not None:
+            vertices, faces = mesh.vertices.detach().cpu().numpy(), mesh.faces.cpu().numpy()
+            self.solid = DensityPrior.from_mesh(vertices, faces, resolution + 32, bound=BOUND).to(device)
+
+    @torch.no_grad()
+    def keep_shape(self, dmtet: DMTet) -> None:
+        """Gives a DMTet, not yet deformed, the source's surface outside the room, in place."""
+        if self.solid is None:
+            return
+        shape, cell = dmtet.sdf.shape, float(dmtet.cell)
+        points = grid_vertices((shape[0], shape[1], shape[2]), dmtet.lower, cell)
+        band = BAND_CELLS * cell
+        kept = evaluate(self.solid.signed_distance, points).view(shape).clamp(-band, band)
+        share = torch.zeros_like(kept)
+        if self.room is not None and not self.shape_stays:
+            share = evaluate(self.room, points).view(shape)
+        dmtet.sdf.copy_(torch.lerp(kept, dmtet.sdf, share))
+        dmtet.prune()
+
+    @torch.no_grad()
+    def recoloured(self, field: nn.Module) -> Mesh:
+        """The source's mesh and UVs, with the field's colours at its vertices and no texture yet."""
+        vertices = self.mesh.vertices.detach()
+        device = next((p.device for p in field.parameters()), vertices.device)
+        colours = evaluate(field, vertices.to(device)).float().clamp(0, 1)
+        return Mesh(vertices.to(device), self.mesh.faces.to(device), colours=colours, uv=self.mesh.uv)
+
+    def colours(self, field: nn.Module) -> nn.Module:
+        """``field`` in the room, the source's own colours outside it."""
+        return field if self.room is None else KeptColours(field, self.mesh, self.room)
+
+
+class KeptColours(nn.Module):
+    """A colour field, ``(N, 3)`` scene points to ``(N, 3)`` albedo in [0, 1]; no gradient reaches the mesh.
+
+    Args:
+        field: of the edit.
+        mesh: of the source.
+        room: 1 where ``field`` counts, 0 where the colour of the nearest point of the mesh does.
+    """
+
+    def __init__(self, field: nn.Module, mesh: Mesh, room: Room) -> None:
+        super().__init__()
+        self.field, self.mesh, self.room = field, mesh, room
+
+    def forward(self, points: Tensor) -> Tensor:
+        new = self.field(points)
+        share = self.room(points)[:, None].to(new)
+        kept = torch.zeros_like(new)
+        outside = share[:, 0] < 1
+        if outside.any():
+            kept[outside] = mesh_colours(self.mesh, points[outside]).to(new)
+        return torch.lerp(kept, new, share)
+
+
+@torch.no_grad()
+def mesh_colours(mesh: Mesh, points: Tensor) -> Tensor:
+    """Albedo ``(N, 3)`` in [0, 1], on the CPU, of the points of a mesh nearest to ``points (N, 3)``.
+
+    Raises:
+        ValueError: the mesh has neither a texture with UVs nor vertex colours.
+    """
+    points = points.detach().cpu().float()
+    vertices, faces = mesh.vertices.detach().cpu().float(), mesh.faces.cpu().long()
+    face = nearest_face(points, vertices, faces)
+    weights = closest_weights(points.double(), vertices[faces[face]].double()).float()[..., None]
+    if mesh.texture is not None and mesh.uv is not None:
+        texture = torch.from_numpy(mesh.texture.astype(np.float32) / 255)
+        return sample_texture(texture, (mesh.uv.cpu()[face] * weights).sum(1))
+    if mesh.colours is None:
+        raise ValueError("the source's mesh has no colours; give one with a texture and UVs, or with vertex colours")
+    return (mesh.colours.detach().cpu().float()[faces[face]] * weights).sum(1)
+
+
+def edit_room(families: frozenset[str], vertices: np.ndarray, contours: Mapping[str, np.ndarray]) -> Room:
+    """Where an edit of these families may act: their places, less the face where none of them is on it.
+
+    Args:
+        families: names in :data:`headsculpt.heads.places.PLACES`, at least one.
+        vertices: ``(V, 3)`` of the head whose landmarks guide.
+        contours: name -> vertex indices.
+    """
+    face: Tensor | None = None
+    if families <= OFF_FACE:
+        kept = [index for name, index in contours.items() if "eye" in name or "lips" in name]
+        corners = vertices[np.concatenate(kept)]
+        face = torch.tensor(np.stack([corners.min(0), corners.max(0)]), dtype=torch.float32)
+
+    def room(points: Tensor) -> Tensor:
+        found = in_places(families, points)
+        if face is not None:
+            low, high = face.to(points)
+            spared = (points > low).all(-1) & (points[:, :2] < high[:2]).all(-1)
+            found = torch.where(spared, torch.zeros_like(found), found)
+        return found
+
+    return room
