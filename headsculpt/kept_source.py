@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headsculpt.heads.places import OFF_FACE, in_places
+from headsculpt.heads.places import EAR, OFF_FACE, in_places
 from headsculpt.meshes import Mesh
 from headsculpt.representations.density_prior import DensityPrior
 from headsculpt.representations.dmtet import BAND_CELLS, DMTet, evaluate
@@ -118,7 +118,8 @@ def mesh_colours(mesh: Mesh, points: Tensor) -> Tensor:
 
 
 def edit_room(families: frozenset[str], vertices: np.ndarray, contours: Mapping[str, np.ndarray]) -> Room:
-    """Where an edit of these families may act: their places, less the face where none of them is on it.
+    """Where an edit of these families may act: their places, less the face where none of them is on it, and less the
+    ears where a hat comes or goes.
 
     Args:
         families: names in :data:`headsculpt.heads.places.PLACES`, at least one.
@@ -131,8 +132,15 @@ def edit_room(families: frozenset[str], vertices: np.ndarray, contours: Mapping[
         corners = vertices[np.concatenate(kept)]
         face = torch.tensor(np.stack([corners.min(0), corners.max(0)]), dtype=torch.float32)
 
+    ears_stay = families <= {"headwear", "headwear_colour"}
+    ear_low, ear_high = (torch.tensor(corner) for corner in EAR)
+
     def room(points: Tensor) -> Tensor:
         found = in_places(families, points)
+        if ears_stay:
+            across = torch.cat([points[:, :1].abs(), points[:, 1:]], -1)
+            ear = ((across > ear_low.to(points)) & (across < ear_high.to(points))).all(-1)
+            found = torch.where(ear, torch.zeros_like(found), found)
         if face is not None:
             low, high = face.to(points)
             spared = (points > low).all(-1) & (points[:, :2] < high[:2]).all(-1)

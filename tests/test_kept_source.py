@@ -19,6 +19,7 @@ from headsculpt.meshes import Mesh
 from headsculpt.representations.dmtet import DMTet
 from headsculpt.representations.tetrahedra import grid_vertices
 
+SIDES = ("left", "right")
 CPU = torch.device("cpu")
 
 
@@ -105,6 +106,14 @@ def test_edits_of_hair_leave_the_face_and_those_of_hats_do_not():
     assert edit_room(frozenset({"hair_colour"}), head.template, dict(head.landmarks))(points).tolist() == [0, 1, 1]
     hat = edit_room(frozenset({"headwear", "hair_colour"}), head.template, dict(head.landmarks))
     assert hat(points).tolist() == [1, 1, 1]
+
+
+def test_hats_leave_ears_alone_and_headphones_do_not():
+    head = builtin_head()
+    ears = torch.from_numpy(np.stack([head.template[head.anchor_indices[f"{side}_ear_tip"]] for side in SIDES])).float()
+    for families, expected in (({"headwear"}, 0), ({"headwear", "ears"}, 1)):
+        room = edit_room(frozenset(families), head.template, dict(head.landmarks))
+        assert room(ears.view(-1, 3)).tolist() == [expected, expected]
 
 
 @pytest.mark.parametrize(

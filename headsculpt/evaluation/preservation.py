@@ -44,7 +44,8 @@ def edited_region(families: Collection[str], cameras: Cameras) -> Tensor:
     rows = torch.arange(height)[:, None] + 0.5
     columns = torch.arange(width)[None] + 0.5
     for family in families:
-        corners = torch.cartesian_prod(*(torch.tensor(pair) for pair in zip(*PLACES[family], strict=True)))
+        box = PLACES[family][0]  # a second one lies behind the head, and would cover the face from the front
+        corners = torch.cartesian_prod(*(torch.tensor(pair) for pair in zip(*box, strict=True)))
         pixels = cameras.pixels(corners).cpu()
         low, high = pixels.amin(1), pixels.amax(1)
         for b in range(len(cameras)):

@@ -9,22 +9,29 @@ from torch import Tensor
 
 from headsculpt.cameras import Cameras
 
-# Boxes (x, y, z from; x, y, z to) in scene units on the built-in head, with room for what is put on; half of the
-# head's width is 0.32, its crown at 0.54, its chin at -0.34.
-PLACES: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
-    "hair_style": ((-0.55, -0.75, -0.70), (0.55, 1.00, 0.45)),
-    "hair_colour": ((-0.55, -0.75, -0.70), (0.55, 1.00, 0.45)),
-    "facial_hair": ((-0.36, -0.65, -0.10), (0.36, 0.05, 0.60)),
-    "eyewear": ((-0.42, -0.10, -0.10), (0.42, 0.25, 0.60)),
-    "headwear": ((-0.80, 0.10, -0.80), (0.80, 1.00, 0.80)),
-    "headwear_colour": ((-0.80, 0.10, -0.80), (0.80, 1.00, 0.80)),
-    "expression": ((-0.32, -0.52, -0.02), (0.32, 0.32, 0.55)),  # down to the chin of an open mouth
-    "nose": ((-0.14, -0.24, 0.30), (0.14, 0.14, 0.70)),
-    "ears": ((-0.60, -0.22, -0.30), (0.60, 0.40, 0.25)),
-    "earrings": ((-0.45, -0.35, -0.20), (0.45, 0.05, 0.20)),
-    "clothing": ((-1.00, -1.00, -1.00), (1.00, -0.36, 1.00)),
-    "clothing_colour": ((-1.00, -1.00, -1.00), (1.00, -0.36, 1.00)),
+Box = tuple[tuple[float, float, float], tuple[float, float, float]]  # x, y, z from; x, y, z to
+
+_HAIR: tuple[Box, ...] = (((-0.55, -0.75, -0.70), (0.55, 1.00, 0.45)),)
+# From the brow up, and behind, where caps reach further down, from the ears' lobes up.
+_HAT: tuple[Box, ...] = (((-0.80, 0.10, -0.80), (0.80, 1.00, 0.80)), ((-0.80, -0.15, -0.80), (0.80, 0.10, 0.02)))
+_CLOTHES: tuple[Box, ...] = (((-1.00, -1.00, -1.00), (1.00, -0.36, 1.00)),)
+# In scene units on the built-in head, with room for what is put on; half of the head's width is 0.32, its crown at
+# 0.54, its chin at -0.34.
+PLACES: dict[str, tuple[Box, ...]] = {
+    "hair_style": _HAIR,
+    "hair_colour": _HAIR,
+    "facial_hair": (((-0.36, -0.65, -0.10), (0.36, 0.05, 0.60)),),
+    "eyewear": (((-0.42, -0.10, -0.10), (0.42, 0.25, 0.60)),),
+    "headwear": _HAT,
+    "headwear_colour": _HAT,
+    "expression": (((-0.32, -0.52, -0.02), (0.32, 0.32, 0.55)),),  # down to the chin of an open mouth
+    "nose": (((-0.14, -0.24, 0.30), (0.14, 0.14, 0.70)),),
+    "ears": (((-0.60, -0.22, -0.30), (0.60, 0.40, 0.25)),),
+    "earrings": (((-0.45, -0.35, -0.20), (0.45, 0.05, 0.20)),),
+    "clothing": _CLOTHES,
+    "clothing_colour": _CLOTHES,
 }
+EAR: Box = ((0.315, -0.22, -0.20), (0.60, 0.20, 0.10))  # the left one without the skull beside it
 EVERYWHERE = ("subject", "material", "skin", "face")  # may change the whole head
 COLOURS = frozenset({"hair_colour", "headwear_colour", "clothing_colour", "skin", "material"})  # no shape changes
 OFF_FACE = frozenset({"hair_style", "hair_colour", "ears", "earrings", "clothing", "clothing_colour"})
@@ -46,10 +53,9 @@ def in_places(families: Collection[str], points: Tensor) -> Tensor:
     Raises:
         ValueError: a family without a place.
     """
-    _check(families)
     found = torch.zeros_like(points[:, 0])
-    for family in families:
-        low, high = (torch.tensor(corner).to(points) for corner in PLACES[family])
+    for box in _boxes(families):
+        low, high = (torch.tensor(corner).to(points) for corner in box)
         outside = torch.maximum(low - points, points - high).clamp_min(0).norm(dim=-1)
         found = torch.maximum(found, (1 - outside / FADE).clamp_min(0))
     return found
@@ -69,19 +75,19 @@ def rays_through(families: Collection[str], cameras: Cameras, until: Tensor) -> 
     Raises:
         ValueError: a family without a place.
     """
-    _check(families)
     origins, directions = cameras.rays()
     found = torch.zeros(until.shape, dtype=torch.bool, device=until.device)
     inverse = 1 / torch.where(directions.abs() < 1e-9, torch.full_like(directions, 1e-9), directions)
-    for family in families:
-        low, high = (torch.tensor(corner, device=until.device) for corner in PLACES[family])
+    for box in _boxes(families):
+        low, high = (torch.tensor(corner, device=until.device) for corner in box)
         a, b = (low - origins) * inverse, (high - origins) * inverse
         enters, leaves = torch.minimum(a, b).amax(-1), torch.maximum(a, b).amin(-1)
         found |= (leaves > enters.clamp_min(0)) & (enters < until)
     return found
 
 
-def _check(families: Collection[str]) -> None:
+def _boxes(families: Collection[str]) -> list[Box]:
     unknown = sorted(set(families) - set(PLACES))
     if unknown:
         raise ValueError(f"{unknown[0]!r} has no place on a head; there are {', '.join(PLACES)}")
+    return [box for family in families for box in PLACES[family]]
