@@ -315,6 +315,7 @@ def kept_source(
 ) -> KeptSource | None:
     """What the edit keeps of its source to the point; None where its instruction may change anything."""
     from headsculpt.edit_place import edited_families, keeps_shape
+    from headsculpt.head_surface import finest_grid
     from headsculpt.kept_source import KeptSource, edit_room
 
     if not (config.edit.place and _told_by_rule(config, source)):
@@ -324,8 +325,8 @@ def kept_source(
     if not families and not shape_stays:
         return None
     room = edit_room(families, vertices, contours) if families else None
-    finest = max(config.fine.tet_resolution, config.refine.tet_resolution if config.refine.steps else 0)
-    return KeptSource(source.mesh, room, shape_stays=shape_stays, resolution=finest, device=device)
+    resolution = finest_grid(config)
+    return KeptSource(source.mesh, room, shape_stays=shape_stays, resolution=resolution, device=device)
 
 
 class MeshReference:

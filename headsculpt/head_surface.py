@@ -53,10 +53,9 @@ def head_surface(
     relief = config.fine.relief
     if relief == 0 or config.coarse.prior_kind == "blob":
         return None
-    finest = max(config.fine.tet_resolution, config.refine.tet_resolution if config.refine.steps else 0)
     # The grid spans the sculpture's longest side, these distances the cube, which is a little larger.
-    solid = DensityPrior.from_mesh(vertices, faces, resolution=finest + 16, outer=seen_faces(vertices, faces))
-    solid = solid.to(device)
+    resolution = finest_grid(config) + 16
+    solid = DensityPrior.from_mesh(vertices, faces, resolution, outer=seen_faces(vertices, faces)).to(device)
     chin = min(float(vertices[line][:, 1].min()) for line in contours.values())
 
     def distance(points: Tensor) -> Tensor:
@@ -67,6 +66,11 @@ def head_surface(
         return relief * (1 + (LOOSER - 1) * smooth_step((chin - NECK - points[:, 1]) / (CHEST - NECK)))
 
     return HeadSurface(distance, within)
+
+
+def finest_grid(config: SculptConfig) -> int:
+    """Cells along the longest side of the finest tetrahedral grid of a run."""
+    return max(config.fine.tet_resolution, config.refine.tet_resolution if config.refine.steps else 0)
 
 
 @torch.no_grad()

@@ -7,8 +7,10 @@ import time
 import numpy as np
 import pytest
 
+from headsculpt.heads import template
 from headsculpt.heads.builtin import Head, builtin_head, rotation_matrix
 from headsculpt.heads.expressions import EXPRESSION_NAMES
+from headsculpt.heads.solids import body
 
 
 @pytest.fixture(scope="module")
@@ -282,3 +284,23 @@ def test_vertices_are_cheap(head: Head) -> None:
         head.vertices(identity, expression)
         best = min(best, time.perf_counter() - start)
     assert best < 3e-3
+
+
+def test_the_trunk_is_even_and_lies_on_the_designed_body(monkeypatch):
+    rows = slice(template.RELAXED_ROW + 4, -1)
+
+    def slit(surface):
+        """Cosine between the normals of neighbouring rows where they differ most, and the longest edge along a row."""
+        a, b, c = surface[:-1, :-1], surface[1:, :-1], surface[:-1, 1:]
+        normals = np.cross(b - a, c - a)[rows]
+        normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
+        return (normals[1:] * normals[:-1]).sum(-1).min(), np.linalg.norm(c - a, axis=-1)[rows].max()
+
+    surface = template._skin()[1]
+    assert np.abs(body(surface[rows].reshape(-1, 3))).max() < 3e-3
+    assert (surface[-1, :, 1] == -1).all() and (surface[:, [0, -1], 0] == 0).all()
+    cosine, edge = slit(surface)
+    assert cosine > 0.7 and edge < 0.16
+    monkeypatch.setattr(template, "_relaxed", lambda surface: surface)
+    cosine, edge = slit(template._skin()[1])
+    assert cosine < 0.45 and edge > 0.25  # what it is there for

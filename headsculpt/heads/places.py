@@ -32,12 +32,10 @@ PLACES: dict[str, tuple[Box, ...]] = {
     "clothing_colour": _CLOTHES,
 }
 EAR: Box = ((0.315, -0.22, -0.20), (0.60, 0.20, 0.10))  # the left one without the skull beside it
+FADE = 0.05  # scene units around a box over which it ends
 EVERYWHERE = ("subject", "material", "skin", "face")  # may change the whole head
 COLOURS = frozenset({"hair_colour", "headwear_colour", "clothing_colour", "skin", "material"})  # no shape changes
 OFF_FACE = frozenset({"hair_style", "hair_colour", "ears", "earrings", "clothing", "clothing_colour"})
-
-
-FADE = 0.05  # scene units around a box over which it ends
 
 
 def in_places(families: Collection[str], points: Tensor) -> Tensor:
