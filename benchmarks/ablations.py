@@ -62,11 +62,11 @@ ROWS = (
         where_known=("coarse.paint_steps=0", "guidance.text_to_head=false"),
     ),
     # The same number of steps in all, so that what is missing is the other stage and not its time.
-    Row("nerf-only", "NeRF only", ("coarse.steps={total}", "fine.steps=0", "refine.steps=0")),
+    Row("nerf-only", "NeRF only", ("coarse.steps={total}", "fine.steps=0", "refine.views=0")),
     Row("dmtet-only", "DMTet only", ("coarse.steps=0", "fine.steps={total}")),
     Row("no-relief", "without the head's relief", ("fine.relief=0",)),
     Row("no-replay", "each picture learnt once", ("coarse.replay=0", "fine.replay=0")),
-    Row("no-refinement", "without the last look", ("refine.steps=0",)),
+    Row("no-refinement", "without the last look", ("refine.views=0",)),
     Row("unguided-landmarks", "last look not guided to landmarks", ("refine.landmarks_guided=false",)),
     *(Row(f"edit-{w}", f"edit, w_e = {w}", (), w) for w in STRENGTHS),
     # w_e = 1 leaves nothing of the prediction for the source's description; the reference goes as well.

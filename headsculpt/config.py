@@ -231,10 +231,7 @@ class RefineConfig:
     """The last look at the mesh, see :mod:`headsculpt.refining`; only its colours change. Values are ours.
 
     Attributes:
-        steps: optimiser steps for each of its views; 0 leaves it out.
-        lr_grid, lr_network: of the colour field.
-        keep_weight: of views from behind, which are to stay as they are until their turn comes.
-        chroma_weight: of the total variation of what is colour and not brightness; 0 leaves specks.
+        views: that are painted, the first so many of :data:`headsculpt.refining.VIEWS`; 0 leaves the last look out.
         t_max_start, t_max_end: noise of the first view's picture, and of the last one's.
         t_window: how far below that it may be.
         denoise_steps: predictions of each picture.
@@ -242,12 +239,8 @@ class RefineConfig:
         Others: as in :class:`CoarseConfig`.
     """
 
-    steps: int = 25
+    views: int = 15
     tet_resolution: int = 160
-    lr_grid: float = 1e-2
-    lr_network: float = 1e-3
-    keep_weight: float = 0.5
-    chroma_weight: float = 0.5
     guidance_scale: float = 3.0
     landmarks_guided: bool = True
     t_min: float = 0.02
@@ -390,19 +383,24 @@ def config_from_yaml(text: str, name: str) -> SculptConfig:
     return _from_tree(_parsed_yaml(text, name))
 
 
+# Of the fitting, which no run does any more.
+_RETIRED = {f"refine.{name}" for name in ("steps", "lr_grid", "lr_network", "keep_weight", "chroma_weight")}
+
+
 def _from_tree(tree: Mapping[str, Any]) -> SculptConfig:
     """The settings of a run. It holds every setting of its time; one that came later gets the value that stands for
     what was done before, so that a run goes on, and a head is edited, as it was made."""
     config, given = SculptConfig(), _flat(tree)
+    if given.get("refine.steps") == 0:  # until 0.10.0 pictures were fitted, in so many steps each
+        given["refine.views"] = 0
     for key, value in given.items():
-        _set(config, key, value)
+        if key not in _RETIRED:
+            _set(config, key, value)
     if "coarse.prior_inside_slope" not in given:  # these three are of 0.4.0
         config.coarse.prior_inside_slope = config.coarse.prior_slope
     for key, stage in (("coarse.replay", config.coarse), ("fine.replay", config.fine)):
         if key not in given:
             stage.replay = 0
-    if "refine.chroma_weight" not in given:  # of 0.6.0
-        config.refine.chroma_weight = 0.0
     if "refine.landmarks_guided" not in given:  # of 0.7.0
         config.refine.landmarks_guided = False
     if "edit.place" not in given:  # this and the sampler are of 0.8.0
@@ -468,6 +466,8 @@ def validated(config: SculptConfig) -> SculptConfig:
             raise ValueError(f"edit.{key} is {value}; expected 0 to 1")
     if edit.mask_threshold <= 0:
         raise ValueError(f"edit.mask_threshold is {edit.mask_threshold}; expected more than 0")
+    if not 0 <= config.refine.views <= 15:
+        raise ValueError(f"refine.views is {config.refine.views}; expected 0, for no last look, to 15, for all of it")
     if not 0 <= config.seed < 2**63:
         raise ValueError(f"seed is {config.seed}; expected 0 or more, below 2^63")
     if not 4 <= config.coarse.hash_log2_table <= 26:

@@ -155,7 +155,8 @@ class ProgressLine:
     def show(self, progress: Progress) -> None:
         """Draws one step."""
         elapsed, left = minutes(progress.seconds), minutes(progress.eta_s)
-        note = f"loss {progress.loss:.4g}  {elapsed} gone, {left} left"
+        loss = "" if progress.loss is None else f"loss {progress.loss:.4g}  "
+        note = f"{loss}{elapsed} gone, {left} left"
         last = progress.step == progress.steps
         if self.live:
             self.bars.update(

@@ -27,7 +27,7 @@ _SECONDS = {
     "cuda": {"coarse": (0.003, 0.003), "fine": (0.003, 0.004)},
 }
 _MEASURED_AT = {"cpu": 0.13, "cuda": 30.0}
-_REFINE_SECONDS = {"cpu": 0.13, "cuda": 0.012}  # a step of the last look
+_PAINT_SECONDS = {"cpu": 0.3, "cuda": 0.03}  # a view of the last look beside its predictions
 _FIXED_SECONDS = {"mini": 60.0, "sd": 90.0}  # imports, weights, meshing, texture, pictures
 _MINI_GB = 1.3
 
@@ -75,13 +75,13 @@ def estimate(config: SculptConfig, device_type: str, teraflops: float | None = N
     kind = "cuda" if device_type == "cuda" else "cpu"
     if _is_large(config.prior.name):
         return _estimate_large(config, kind, teraflops)
-    from headsculpt.refining import refine_steps  # which loads torch
-
     # Predictions are matrix products. What else there is gains less from wider units (two machines, see above).
     speed = (teraflops or _MEASURED_AT[kind]) / _MEASURED_AT[kind]
     predictions = rest = 0.0
     fine_pixels = (config.fine.render_size / 256) ** 2
-    rest += refine_steps(config) * _REFINE_SECONDS[kind] * (0.6 + 0.4 * fine_pixels)
+    views = config.refine.views
+    predictions += views * config.refine.denoise_steps * 1.5 * _SECONDS[kind]["coarse"][0]  # three rows, not two
+    rest += views * _PAINT_SECONDS[kind] * (0.6 + 0.4 * fine_pixels)
     stages = (("coarse", config.coarse, (config.coarse.render_size / 64) ** 2), ("fine", config.fine, fine_pixels))
     for name, stage, pixels in stages:
         denoise, render = _SECONDS[kind][name]

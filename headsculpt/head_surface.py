@@ -70,7 +70,7 @@ def head_surface(
 
 def finest_grid(config: SculptConfig) -> int:
     """Cells along the longest side of the finest tetrahedral grid of a run."""
-    return max(config.fine.tet_resolution, config.refine.tet_resolution if config.refine.steps else 0)
+    return max(config.fine.tet_resolution, config.refine.tet_resolution if config.refine.views else 0)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headsculpt.heads.places import EAR, OFF_FACE, in_places
+from headsculpt.heads.places import AROUND_NOSE, EAR, OFF_FACE, Box, in_box, in_places
 from headsculpt.meshes import Mesh
 from headsculpt.representations.density_prior import DensityPrior
 from headsculpt.representations.dmtet import BAND_CELLS, DMTet, evaluate
@@ -118,8 +118,8 @@ def mesh_colours(mesh: Mesh, points: Tensor) -> Tensor:
 
 
 def edit_room(families: frozenset[str], vertices: np.ndarray, contours: Mapping[str, np.ndarray]) -> Room:
-    """Where an edit of these families may act: their places, less the face where none of them is on it, and less the
-    ears where a hat comes or goes.
+    """Where an edit of these families may act: their places, less the face where none of them is on it, less the nose
+    where none of them is on that, and less the ears where a hat comes or goes.
 
     Args:
         families: names in :data:`headsculpt.heads.places.PLACES`, at least one.
@@ -132,6 +132,7 @@ def edit_room(families: frozenset[str], vertices: np.ndarray, contours: Mapping[
         corners = vertices[np.concatenate(kept)]
         face = torch.tensor(np.stack([corners.min(0), corners.max(0)]), dtype=torch.float32)
 
+    nose = _nose_of(vertices, contours) if families <= AROUND_NOSE else None
     ears_stay = families <= {"headwear", "headwear_colour"}
     ear_low, ear_high = (torch.tensor(corner) for corner in EAR)
 
@@ -141,6 +142,8 @@ def edit_room(families: frozenset[str], vertices: np.ndarray, contours: Mapping[
             across = torch.cat([points[:, :1].abs(), points[:, 1:]], -1)
             ear = ((across > ear_low.to(points)) & (across < ear_high.to(points))).all(-1)
             found = torch.where(ear, torch.zeros_like(found), found)
+        if nose is not None:
+            found = found * (1 - in_box(nose, points))
         if face is not None:
             low, high = face.to(points)
             spared = (points > low).all(-1) & (points[:, :2] < high[:2]).all(-1)
@@ -148,3 +151,11 @@ def edit_room(families: frozenset[str], vertices: np.ndarray, contours: Mapping[
         return found
 
     return room
+
+
+def _nose_of(vertices: np.ndarray, contours: Mapping[str, np.ndarray]) -> Box:
+    """A box around a nose, between the eyes and above the lips, for heads whose contours have none."""
+    eyes = vertices[np.concatenate([index for name, index in contours.items() if "eye" in name and "brow" not in name])]
+    lips = vertices[np.concatenate([index for name, index in contours.items() if "lips" in name])]
+    wide, top, bottom = float(np.abs(eyes[:, 0]).min()), float(eyes[:, 1].mean()), float(lips[:, 1].max())
+    return (-wide, bottom + 0.35 * (top - bottom), float(lips[:, 2].min())), (wide, top, BOUND)

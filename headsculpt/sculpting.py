@@ -21,7 +21,7 @@ from headsculpt.config import SculptConfig
 from headsculpt.guidance.score_distillation import image_loss
 from headsculpt.head_surface import head_surface
 from headsculpt.meshes import Mesh
-from headsculpt.refining import refine_colours, refine_steps
+from headsculpt.refining import refine_colours
 from headsculpt.replay import Replay
 from headsculpt.run_folder import RunFolder
 from headsculpt.sculpting_stages import (
@@ -52,7 +52,7 @@ class Progress:
     stage: str
     step: int  # done in this stage
     steps: int  # of this stage
-    loss: float
+    loss: float | None  # None where pictures are painted
     seconds: float  # since sculpt() was called
     eta_s: float  # to the end of the last stage
     image: np.ndarray | None = None  # (H, W, 3) uint8, when a preview was made
@@ -145,7 +145,7 @@ def sculpt(
     if resumed is None and config.fine.match_steps:
         match_appearance(config, coarse.nerf, fine)
     run_stage(fine, guide["fine"], config, run, generator, clock, resumed, extra={"coarse": keep})
-    if guides and config.refine.steps:
+    if guides and config.refine.views:
         fine = settled(config, fine, head, kept)
         refine(fine, guides["refine"], config, run, clock)
 
@@ -264,16 +264,16 @@ def descend(stage: Stage, optimiser: torch.optim.Optimizer, loss: Tensor, progre
 
 def refine(fine: FineStage, guidance: Guidance, config: SculptConfig, run: RunFolder, clock: Clock) -> None:
     """The last look; a run that is stopped here goes on from the end of the fine stage."""
-    started, steps = time.perf_counter(), refine_steps(config)
+    started, views = time.perf_counter(), config.refine.views
 
-    def report(step: int, loss: float) -> None:
+    def report(view: int) -> None:
         nonlocal started
         seconds = time.perf_counter() - started
-        run.log({"stage": "refine", "step": step, "loss": loss, "seconds": round(seconds, 4)})
-        image = preview(fine) if clock.preview_due(config.preview_every_s) or step == steps else None
+        run.log({"stage": "refine", "step": view, "seconds": round(seconds, 4)})
+        image = preview(fine) if clock.preview_due(config.preview_every_s) or view == views else None
         if image is not None:
-            run.save_preview(f"refine-{step:05d}", image)
-        clock.report("refine", step, steps, loss, seconds, image)
+            run.save_preview(f"refine-{view:05d}", image)
+        clock.report("refine", view, views, None, seconds, image)
         started = time.perf_counter()
 
     refine_colours(config, fine, guidance, report)
@@ -286,8 +286,8 @@ class Clock:
         self.callback = callback
         self.started = self.last_preview = self.last_checkpoint = time.monotonic()
         self.step_seconds: dict[str, float] = {}
-        # What comes after, in steps of the stage that runs; one that only fits colours takes about a tenth.
-        last = refine_steps(config) / 10
+        # What comes after, in steps of the stage that runs; a view that is painted takes about half of one.
+        last = config.refine.views / 2
         self.steps_after = {"coarse": config.fine.steps + last, "fine": last}
 
     def preview_due(self, every_s: float) -> bool:
@@ -305,7 +305,7 @@ class Clock:
         return True
 
     def report(
-        self, stage: str, step: int, steps: int, loss: float, seconds: float, image: np.ndarray | None
+        self, stage: str, step: int, steps: int, loss: float | None, seconds: float, image: np.ndarray | None
     ) -> None:
         if self.callback is None:
             return
@@ -395,7 +395,7 @@ def diffusion_guides(
             drawing=config.guidance.landmark_drawing,  # type: ignore[arg-type]
             scale=config.prior.control_scale,
         )
-    # The last look learns pictures, whichever score and residual the stages before it take.
+    # The last look paints pictures, whichever score and residual the stages before it take.
     pictures = replace(config.guidance, score="sds", latent_weight=0.0, image_weight=1.0)
     return {
         name: ScoreDistillation(

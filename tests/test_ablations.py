@@ -64,7 +64,7 @@ def test_every_row_is_sculpted_once_with_its_own_settings(ablations, given, judg
     lines = ablations.run(given, sculptor(made), judge)
     fine = load_config("draft").fine.steps
     expected = [("full", ["coarse.steps=3"])] * 2
-    expected += [("nerf-only", ["coarse.steps=3", f"coarse.steps={3 + fine}", "fine.steps=0", "refine.steps=0"])] * 2
+    expected += [("nerf-only", ["coarse.steps=3", f"coarse.steps={3 + fine}", "fine.steps=0", "refine.views=0"])] * 2
     assert made == expected
     assert [line["name"] for line in lines] == ["full", "nerf-only"] and lines[0]["asked"] == 1
     said = capsys.readouterr().out

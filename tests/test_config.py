@@ -99,17 +99,28 @@ def test_a_file_from_before_a_setting_means_what_was_done_then():
     now = load_config("mini", ["coarse.prior_slope=50"])
     assert now.coarse.replay > 0 and now.coarse.prior_inside_slope != 50
     assert config_from_yaml(to_yaml(now), "now") == now
-    names = ("replay:", "prior_inside_slope:", "chroma_weight:", "landmarks_guided:")
+    names = ("replay:", "prior_inside_slope:", "landmarks_guided:")
     old = "\n".join(line for line in to_yaml(now).splitlines() if not line.strip().startswith(names))
     then = config_from_yaml(old, "then")
     assert (then.coarse.replay, then.fine.replay, then.coarse.prior_inside_slope) == (0, 0, 50)
-    assert now.refine.chroma_weight > 0 and then.refine.chroma_weight == 0
     assert now.refine.landmarks_guided and not then.refine.landmarks_guided
+
+
+@pytest.mark.parametrize(("steps", "views"), [(25, 15), (0, 0)])
+def test_a_file_of_the_time_when_pictures_were_fitted_means_the_last_look_of_today(steps, views):
+    fitted = f"  steps: {steps}\n  lr_grid: 0.01\n  lr_network: 0.001\n  keep_weight: 0.5\n  chroma_weight: 0.5\n"
+    old = to_yaml(load_config("mini")).replace("refine:\n  views: 15\n", "refine:\n" + fitted)
+    assert "views:" not in old and "keep_weight" in old
+    then = config_from_yaml(old, "then")
+    assert then == load_config("mini", [f"refine.views={views}"])
+    with pytest.raises(ValueError, match=r"unknown setting 'refine.steps'"):
+        load_config("mini", [f"refine.steps={steps}"])
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
+        ("refine.views=16", "refine.views is 16; expected 0, for no last look, to 15, for all of it"),
         ("seed=-1", "seed is -1; expected 0 or more"),
         ("coarse.replay=-1", "coarse.replay is -1; expected 0 or more"),
         ("fine.denoise_steps=0", "fine.denoise_steps is 0; expected at least 1"),

@@ -33,7 +33,7 @@ from headsculpt.synthesis.reading import read_prompt
 
 TINY = [
     "coarse.steps=2", "coarse.batch=1", "coarse.render_size=16", "coarse.samples=8", "coarse.hash_levels=4",
-    "coarse.denoise_steps=1", "fine.denoise_steps=1", "refine.denoise_steps=1", "refine.steps=1",
+    "coarse.denoise_steps=1", "fine.denoise_steps=1", "refine.denoise_steps=1", "refine.views=2",
     "fine.steps=2", "fine.batch=1", "fine.render_size=24", "fine.tet_resolution=16", "refine.tet_resolution=20",
     "output.texture_size=32", "output.max_faces=400", "output.turntable_frames=1",
     "output.turntable_size=16", "output.preview_size=16", "checkpoint_every_s=0", "preview_every_s=1000",

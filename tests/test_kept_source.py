@@ -108,6 +108,16 @@ def test_edits_of_hair_leave_the_face_and_those_of_hats_do_not():
     assert hat(points).tolist() == [1, 1, 1]
 
 
+@pytest.mark.parametrize(("families", "nose", "lips"), [({"expression"}, 0, 1), ({"expression", "eyewear"}, 1, 1)])
+def test_expressions_leave_the_nose_alone_and_spectacles_do_not(families, nose, lips):
+    head = builtin_head()
+    tip = torch.from_numpy(head.template[head.anchor_indices["nose_tip"]]).float()
+    mouth = [index for name, index in head.landmarks.items() if "lips" in name]
+    points = torch.cat([tip.view(1, 3), torch.from_numpy(head.template[np.concatenate(mouth)]).float()])
+    found = edit_room(frozenset(families), head.template, dict(head.landmarks))(points)
+    assert found[0] == nose and (found[1:] == lips).all()
+
+
 def test_hats_leave_ears_alone_and_headphones_do_not():
     head = builtin_head()
     ears = torch.from_numpy(np.stack([head.template[head.anchor_indices[f"{side}_ear_tip"]] for side in SIDES])).float()

@@ -107,7 +107,7 @@ def test_a_run_with_vsd_resumes_bit_for_bit(tmp_path, monkeypatch: pytest.Monkey
         "guidance.score=vsd", "guidance.lora_rate=1e-2", "guidance.latent_weight=1", "guidance.image_weight=0",
         "coarse.steps=3", "coarse.batch=1", "coarse.render_size=16", "coarse.samples=8", "coarse.hash_levels=4",
         "fine.steps=2", "fine.batch=1", "fine.render_size=24", "fine.tet_resolution=16",
-        "refine.steps=1", "refine.denoise_steps=1", "refine.tet_resolution=20",
+        "refine.views=1", "refine.denoise_steps=1", "refine.tet_resolution=20",
         "prior.dtype=float32", "checkpoint_every_s=0", "preview_every_s=1000",
     ]  # fmt: skip
     config = load_config("draft", settings, prompt="an elf", device="cpu")

@@ -142,14 +142,14 @@ def test_no_surface_where_no_relief_is_taken():
         return head_surface(config, vertices, head.faces, dict(head.landmarks), torch.device("cpu"))
 
     assert surface("fine.relief=0") is None and surface("coarse.prior_kind=blob") is None
-    found = surface("fine.tet_resolution=24", "refine.steps=0")
+    found = surface("fine.tet_resolution=24", "refine.views=0")
     inside, above, under = found.distance(torch.tensor([[0.0, 0.2, 0.0], [0.0, 0.9, 0.0], [0.0, -1.05, 0.0]]))
     assert inside < 0 < above and under == pytest.approx(0.05)  # the bust ends on the cube's floor
 
 
 def test_shoulders_take_relief_from_further_off_than_faces():
     head = builtin_head()
-    config = load_config("draft", ["fine.tet_resolution=24", "refine.steps=0"], prompt="x")
+    config = load_config("draft", ["fine.tet_resolution=24", "refine.views=0"], prompt="x")
     found = head_surface(config, head.vertices({}, {}), head.faces, dict(head.landmarks), torch.device("cpu"))
     face, chest = found.within(torch.tensor([[0.0, 0.0, 0.4], [0.0, -0.9, 0.2]]))
     assert face == pytest.approx(config.fine.relief) and chest == pytest.approx(2.2 * config.fine.relief)

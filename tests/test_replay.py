@@ -14,7 +14,7 @@ from headsculpt.sculpting import sculpt
 
 TINY = [
     "coarse.steps=4", "coarse.batch=1", "coarse.render_size=16", "coarse.samples=8", "coarse.hash_levels=4",
-    "fine.steps=3", "fine.batch=1", "fine.render_size=24", "fine.tet_resolution=16", "refine.steps=0",
+    "fine.steps=3", "fine.batch=1", "fine.render_size=24", "fine.tet_resolution=16", "refine.views=0",
     "checkpoint_every_s=0", "preview_every_s=1000",
 ]  # fmt: skip
 

@@ -35,6 +35,7 @@ EAR: Box = ((0.315, -0.22, -0.20), (0.60, 0.20, 0.10))  # the left one without t
 FADE = 0.05  # scene units around a box over which it ends
 EVERYWHERE = ("subject", "material", "skin", "face")  # may change the whole head
 COLOURS = frozenset({"hair_colour", "headwear_colour", "clothing_colour", "skin", "material"})  # no shape changes
+AROUND_NOSE = frozenset({"expression", "facial_hair"})  # on the face, and not on the nose
 OFF_FACE = frozenset({"hair_style", "hair_colour", "ears", "earrings", "clothing", "clothing_colour"})
 
 
@@ -53,10 +54,15 @@ def in_places(families: Collection[str], points: Tensor) -> Tensor:
     """
     found = torch.zeros_like(points[:, 0])
     for box in _boxes(families):
-        low, high = (torch.tensor(corner).to(points) for corner in box)
-        outside = torch.maximum(low - points, points - high).clamp_min(0).norm(dim=-1)
-        found = torch.maximum(found, (1 - outside / FADE).clamp_min(0))
+        found = torch.maximum(found, in_box(box, points))
     return found
+
+
+def in_box(box: Box, points: Tensor) -> Tensor:
+    """``(N,)`` of scene points ``(N, 3)``: 1 in a box, falling to 0 at :data:`FADE` from it."""
+    low, high = (torch.tensor(corner).to(points) for corner in box)
+    outside = torch.maximum(low - points, points - high).clamp_min(0).norm(dim=-1)
+    return (1 - outside / FADE).clamp_min(0)
 
 
 def rays_through(families: Collection[str], cameras: Cameras, until: Tensor) -> Tensor:

@@ -1,0 +1,125 @@
+"""Colours of a surface that pictures of it were painted on.
+
+Fitting a colour field to pictures from all around makes it their mean: what they do not agree on to the pixel, a
+pupil or a rim of spectacles, blurs, and what belongs to the background next to an outline comes along. Here each
+point takes its colour from the pictures that see it best (projective texturing, Debevec et al. 1998, "Efficient
+view-dependent image-based rendering", section 3; on a diffusion model's pictures TEXTure, Richardson et al. 2023,
+arXiv 2302.01721). Weights and numbers are ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from headsculpt.cameras import Cameras
+from headsculpt.rendering import shading
+from headsculpt.representations.surface_image import SeenSurface
+
+# A picture counts with this power of its pixels across a scene unit of the surface, and 1 is half of them as many as
+# a picture two units high has, seen straight on. High powers take the best picture, low ones a mean.
+POWER = 4.0
+# What the colours beneath count, against that: they show where no picture looks, or only along the surface.
+GROUND = 0.02
+# Pixels of the picture next to an outline, of the head or of a nose before a cheek, that do not count: a picture and
+# the surface do not agree on outlines to the pixel, and a model that works on latents blurs them.
+RIM = 3.0
+STEP = 0.03  # scene units by which a pixel's depth departs from its neighbours' mean at an outline, twice
+HIDDEN = 0.02  # scene units behind what a picture shows, from which on a point is not in it
+FRAME = (0.01, 0.16)  # shares of the picture's width, from its border: counts not at all, and in full
+
+
+@dataclass
+class _Picture:
+    camera: Cameras
+    albedo: Tensor  # (1, 3, H, W)
+    weight: Tensor  # (1, 1, H, W)
+    depth: Tensor  # (1, 1, H, W) along the axis of the view, FAR where nothing is
+
+
+FAR = 1e3
+
+
+class PaintedColours(nn.Module):
+    """A colour field, ``(N, 3)`` scene points to ``(N, 3)`` albedo in [0, 1]. No gradient reaches the pictures.
+
+    Args:
+        ground: colours beneath, a field of the same kind.
+    """
+
+    def __init__(self, ground: nn.Module) -> None:
+        super().__init__()
+        self.ground = ground
+        self._pictures: list[_Picture] = []
+
+    @torch.no_grad()
+    def paint(self, camera: Cameras, seen: SeenSurface, picture: Tensor) -> None:
+        """Adds a picture.
+
+        Args:
+            camera: one view.
+            seen: what that view shows of the surface.
+            picture: ``(1, h, w, 3)`` in [0, 1], of any size, under the light of :func:`headsculpt.rendering.shading`.
+
+        Raises:
+            ValueError: more than one view, or a picture of another form.
+        """
+        batch, height, width = seen.shape
+        if batch != 1 or picture.dim() != 4 or picture.shape[0] != 1 or picture.shape[3] != 3:
+            raise ValueError(
+                f"one view takes one picture (1, h, w, 3); got {tuple(picture.shape)} for {batch} views"
+            )
+        lit = F.interpolate(picture.permute(0, 3, 1, 2).float(), (height, width), mode="bicubic", align_corners=False)
+        lit = lit[0].flatten(1).T[seen.index]
+        depth = seen.depth.new_full((1, 1, height, width), FAR)
+        depth.view(-1)[seen.index] = seen.depth[:, 0]
+        towards = F.normalize(camera.origins - seen.point, dim=-1)
+        facing = (seen.normal * towards).sum(-1).clamp(0, 1)
+        per_unit = facing / (torch.tan(0.5 * camera.fov_y_rad) * seen.depth[:, 0])
+        albedo, weight = seen.point.new_zeros(height * width, 3), torch.zeros_like(depth)
+        albedo[seen.index] = (lit / shading(seen.normal)).clamp(0, 1)
+        weight.view(-1)[seen.index] = per_unit
+        weight *= _off_outlines(depth, RIM * height / picture.shape[1]) * _off_border(height, width).to(depth)
+        self._pictures.append(_Picture(camera, albedo.T.reshape(1, 3, height, width), weight**POWER, depth))
+
+    def forward(self, points: Tensor) -> Tensor:
+        colours = self.ground(points)
+        total = torch.full_like(colours[:, :1], GROUND)
+        colours = colours * total
+        for picture in self._pictures:
+            clip = picture.camera.project(points.detach().float())[0]
+            place = clip[:, :2] / clip[:, 3:] * clip.new_tensor([1.0, -1.0])  # rows go down
+            near = clip[:, 3:] - _looked_up(picture.depth, place, "nearest") < HIDDEN
+            weight = (_looked_up(picture.weight, place) * near).to(colours)
+            colours = colours + weight * _looked_up(picture.albedo, place).to(colours)
+            total = total + weight
+        return colours / total
+
+
+def _looked_up(image: Tensor, place: Tensor, mode: str = "bilinear") -> Tensor:
+    """``(N, C)`` of an image ``(1, C, H, W)`` at places ``(N, 2)``, [-1, 1] from left to right and top to bottom."""
+    found = F.grid_sample(image, place[None, None], mode=mode, padding_mode="border", align_corners=False)
+    return found[0, :, 0].T
+
+
+def _off_outlines(depth: Tensor, rim: float) -> Tensor:
+    """``(1, 1, H, W)``: 0 within ``rim`` pixels of a step in depth, 1 from twice as far on."""
+    padded = F.pad(depth, (1, 1, 1, 1), mode="replicate")
+    middle, rows, columns = 2 * depth, padded[..., 1:-1], padded[..., 1:-1, :]
+    # Second differences, which slopes do not have.
+    down, across = rows[..., 2:, :] + rows[..., :-2, :] - middle, columns[..., 2:] + columns[..., :-2] - middle
+    reach = max(1, round(rim))
+    outline = torch.maximum(down.abs(), across.abs()) > STEP
+    off = 1 - F.max_pool2d(outline.float(), 2 * reach + 1, 1, reach)
+    return off * F.avg_pool2d(off, 2 * reach + 1, 1, reach, count_include_pad=False)
+
+
+def _off_border(height: int, width: int) -> Tensor:
+    """``(height, width)``: 0 at the border of a picture, where its surroundings end, 1 further in."""
+    none, full = FRAME
+    rows, columns = ((torch.arange(n) + 0.5) / n for n in (height, width))
+    inside = torch.minimum(torch.minimum(rows, 1 - rows)[:, None], torch.minimum(columns, 1 - columns))
+    return ((inside - none) / (full - none)).clamp(0, 1)
