@@ -91,6 +91,9 @@ class GuidanceConfig:
         common_noise: share of the noise (of its variance) that is the same in all views and steps, 0 to 1;
             0 as published. It decides what the prompt leaves open, where ``complete_prompt`` does not; but one
             unlucky noise then whitens a whole head.
+        drawn_colours: take the colours of the pictures that are asked for, less their brightness, as they were decoded,
+            and not on top of what is rendered (:func:`headsculpt.guidance.score_distillation.asked_picture`; ours). The
+            last look always does.
         prompt_style: ``headsculpt`` names the view as the paper does, ``mini`` as the mini family learned it.
         complete_prompt: settle what the prompt leaves open (skin, hair, clothes) from the seed, in the words of
             the mini family; see :mod:`headsculpt.synthesis.completion`.
@@ -119,6 +122,7 @@ class GuidanceConfig:
     image_weight: float = 1.0
     grad_clip: float = 0.0
     common_noise: float = 0.0
+    drawn_colours: bool = False
     prompt_style: str = "mini"
     complete_prompt: bool = True
     landmark_rule: str = "visible"

@@ -396,7 +396,7 @@ def diffusion_guides(
             scale=config.prior.control_scale,
         )
     # The last look paints pictures, whichever score and residual the stages before it take.
-    pictures = replace(config.guidance, score="sds", latent_weight=0.0, image_weight=1.0)
+    pictures = replace(config.guidance, score="sds", latent_weight=0.0, image_weight=1.0, drawn_colours=True)
     return {
         name: ScoreDistillation(
             backbone,

