@@ -77,6 +77,9 @@ class LatentDiffusion:
         self.image_size = int(prior.image_size)
         for module in (prior.vae, prior.unet, prior.text_encoder, *prior.controlnets.values()):
             module.requires_grad_(False).eval()
+            if self.device.type == "cpu":
+                # oneDNN's convolutions of few images are up to a quarter faster so (two AVX2 cores).
+                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._text_cache: dict[str, Tensor] = {}
 
     def _mixed(self) -> Any:
