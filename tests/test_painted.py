@@ -126,3 +126,22 @@ def test_one_view_takes_one_picture():
     camera, seen = view(vertices, faces, size=16)
     with pytest.raises(ValueError, match=r"one view takes one picture \(1, h, w, 3\); got \(2, 16, 16, 3\) for 1 view"):
         PaintedColours(Plain()).paint(camera, seen, torch.zeros(2, 16, 16, 3))
+
+
+def test_next_to_an_outline_the_colours_beside_it_go_on():
+    mesh = trimesh.creation.box((1.0, 1.0, 0.4))
+    vertices, faces = torch.tensor(mesh.vertices, dtype=torch.float32), torch.tensor(mesh.faces)
+    camera, seen = view(vertices, faces)
+    field = PaintedColours(Plain())
+    # The picture has a light rim of two pixels, as the background bleeds in.
+    bled = -nn.functional.max_pool2d(-seen_mask(seen), 5, 1, 2).permute(0, 2, 3, 1)
+    field.paint(camera, seen, lit(seen, RED) * bled + 0.85 * (1 - bled))
+    edge = torch.tensor([[0.485, 0.0, 0.2], [0.0, -0.485, 0.2], [0.3, 0.2, 0.2]])
+    torch.testing.assert_close(field(edge), RED.expand(3, 3), atol=0.1, rtol=0)
+
+
+def seen_mask(seen: SeenSurface) -> torch.Tensor:
+    _, height, width = seen.shape
+    mask = torch.zeros(height * width)
+    mask[seen.index] = 1
+    return mask.view(1, 1, height, width)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
 from headsculpt.cameras import Cameras
@@ -23,10 +24,12 @@ from headsculpt.representations.surface_image import SeenSurface
 # a picture two units high has, seen straight on. High powers take the best picture, low ones a mean.
 POWER = 4.0
 # What the colours beneath count, against that: they show where no picture looks, or only along the surface.
-GROUND = 0.005
+GROUND = 0.001
 # Pixels of the picture next to an outline, of the head or of a nose before a cheek, that do not count: a picture and
 # the surface do not agree on outlines to the pixel, and a model that works on latents blurs them.
 RIM = 3.0
+# They take the colour of the nearest point that counts, for points that no other picture shows; so much of a pixel each.
+FILLED = 0.3
 STEP = 0.03  # scene units by which a pixel's depth departs from its neighbours' mean at an outline, twice
 HIDDEN = 0.02  # scene units behind what a picture shows, from which on a point is not in it
 FRAME = (0.0, 0.08)  # shares of the picture's width, from its border: counts not at all, and in full
@@ -76,14 +79,15 @@ class PaintedColours(nn.Module):
         lit = lit[0].flatten(1).T[seen.index]
         depth = seen.depth.new_full((1, 1, height, width), FAR)
         depth.view(-1)[seen.index] = seen.depth[:, 0]
+        off = _off_outlines(depth, RIM * height / picture.shape[1]).view(-1)[seen.index]
         towards = F.normalize(camera.origins - seen.point, dim=-1)
         facing = (seen.normal * towards).sum(-1).clamp(0, 1)
         per_unit = facing / (torch.tan(0.5 * camera.fov_y_rad) * seen.depth[:, 0])
+        within = _off_border(height, width).to(depth).flatten()[seen.index]
         albedo, weight = seen.point.new_zeros(height * width, 3), torch.zeros_like(depth)
-        albedo[seen.index] = (lit / shading(seen.normal)).clamp(0, 1)
-        weight.view(-1)[seen.index] = per_unit
-        weight *= _off_outlines(depth, RIM * height / picture.shape[1]) * _off_border(height, width).to(depth)
-        self._pictures.append(_Picture(camera, albedo.T.reshape(1, 3, height, width), weight**POWER, depth))
+        albedo[seen.index] = _filled((lit / shading(seen.normal)).clamp(0, 1), seen.point, off > 0)
+        weight.view(-1)[seen.index] = (per_unit * off.clamp_min(FILLED) * within) ** POWER
+        self._pictures.append(_Picture(camera, albedo.T.reshape(1, 3, height, width), weight, depth))
 
     def forward(self, points: Tensor) -> Tensor:
         colours = self.ground(points)
@@ -103,6 +107,17 @@ def _looked_up(image: Tensor, place: Tensor, mode: str = "bilinear") -> Tensor:
     """``(N, C)`` of an image ``(1, C, H, W)`` at places ``(N, 2)``, [-1, 1] from left to right and top to bottom."""
     found = F.grid_sample(image, place[None, None], mode=mode, padding_mode="border", align_corners=False)
     return found[0, :, 0].T
+
+
+def _filled(colours: Tensor, points: Tensor, counts: Tensor) -> Tensor:
+    """``colours (P, 3)`` where those that do not count have that of the nearest point which does, if there is one."""
+    if bool(counts.all()) or not bool(counts.any()):
+        return colours
+    known, unknown = points[counts].cpu().numpy(), points[~counts].cpu().numpy()
+    nearest = torch.from_numpy(cKDTree(known).query(unknown)[1]).to(colours.device)
+    filled = colours.clone()
+    filled[~counts] = colours[counts][nearest]
+    return filled
 
 
 def _off_outlines(depth: Tensor, rim: float) -> Tensor:
