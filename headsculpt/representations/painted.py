@@ -20,30 +20,27 @@ from headsculpt.cameras import Cameras
 from headsculpt.rendering import shading
 from headsculpt.representations.surface_image import SeenSurface
 
-# A picture counts with this power of its pixels across a scene unit of the surface, and 1 is half of them as many as
-# a picture two units high has, seen straight on. High powers take the best picture, low ones a mean.
+# A picture counts with this power of its sharpness: the cosine at which it sees a point over half its height in scene
+# units there. High powers take the best picture, low ones a mean.
 POWER = 4.0
 # What the colours beneath count, against that: they show where no picture looks, or only along the surface.
 GROUND = 0.001
 # Pixels of the picture next to an outline, of the head or of a nose before a cheek, that do not count: a picture and
 # the surface do not agree on outlines to the pixel, and a model that works on latents blurs them.
 RIM = 3.0
-# They take the colour of the nearest point that counts, for points that no other picture shows; so much of a pixel each.
+# They take the colour of the nearest point that counts, for points that no other picture shows, so much less sharp.
 FILLED = 0.3
 STEP = 0.03  # scene units by which a pixel's depth departs from its neighbours' mean at an outline, twice
-HIDDEN = 0.02  # scene units behind what a picture shows, from which on a point is not in it
-FRAME = (0.0, 0.08)  # shares of the picture's width, from its border: counts not at all, and in full
+HIDDEN = 0.02  # scene units behind what a picture shows, from which on a point is in it less and less, to twice as many
+BORDER = 0.08  # share of the picture's width, from its border on, over which it comes to count in full
+FAR = 1e3  # depth where nothing is
 
 
 @dataclass
 class _Picture:
     camera: Cameras
-    albedo: Tensor  # (1, 3, H, W)
-    weight: Tensor  # (1, 1, H, W)
-    depth: Tensor  # (1, 1, H, W) along the axis of the view, FAR where nothing is
-
-
-FAR = 1e3
+    depth: Tensor  # (1, 1, H, W) scene units along the axis of the view
+    weighted: Tensor  # (1, 4, H, W): albedo times weight, weight
 
 
 class PaintedColours(nn.Module):
@@ -82,12 +79,13 @@ class PaintedColours(nn.Module):
         off = _off_outlines(depth, RIM * height / picture.shape[1]).view(-1)[seen.index]
         towards = F.normalize(camera.origins - seen.point, dim=-1)
         facing = (seen.normal * towards).sum(-1).clamp(0, 1)
-        per_unit = facing / (torch.tan(0.5 * camera.fov_y_rad) * seen.depth[:, 0])
+        sharpness = facing / (torch.tan(0.5 * camera.fov_y_rad) * seen.depth[:, 0])
         within = _off_border(height, width).to(depth).flatten()[seen.index]
-        albedo, weight = seen.point.new_zeros(height * width, 3), torch.zeros_like(depth)
-        albedo[seen.index] = _filled((lit / shading(seen.normal)).clamp(0, 1), seen.point, off > 0)
-        weight.view(-1)[seen.index] = (per_unit * off.clamp_min(FILLED) * within) ** POWER
-        self._pictures.append(_Picture(camera, albedo.T.reshape(1, 3, height, width), weight, depth))
+        albedo = _filled((lit / shading(seen.normal)).clamp(0, 1), seen.point, off > 0)
+        weight = ((sharpness * off.clamp_min(FILLED) * within) ** POWER)[:, None]
+        weighted = albedo.new_zeros(height * width, 4)
+        weighted[seen.index] = torch.cat([albedo * weight, weight], -1)
+        self._pictures.append(_Picture(camera, depth, weighted.T.reshape(1, 4, height, width)))
 
     def forward(self, points: Tensor) -> Tensor:
         colours = self.ground(points)
@@ -96,10 +94,10 @@ class PaintedColours(nn.Module):
         for picture in self._pictures:
             clip = picture.camera.project(points.detach().float())[0]
             place = clip[:, :2] / clip[:, 3:] * clip.new_tensor([1.0, -1.0])  # rows go down
-            near = clip[:, 3:] - _looked_up(picture.depth, place, "nearest") < HIDDEN
-            weight = (_looked_up(picture.weight, place) * near).to(colours)
-            colours = colours + weight * _looked_up(picture.albedo, place).to(colours)
-            total = total + weight
+            behind = clip[:, 3:] - _looked_up(picture.depth, place, "nearest")
+            near = (2 - behind / HIDDEN).clamp(0, 1)
+            found = (_looked_up(picture.weighted, place) * near).to(colours)
+            colours, total = colours + found[:, :3], total + found[:, 3:]
         return colours / total
 
 
@@ -134,7 +132,6 @@ def _off_outlines(depth: Tensor, rim: float) -> Tensor:
 
 def _off_border(height: int, width: int) -> Tensor:
     """``(height, width)``: 0 at the border of a picture, where its surroundings end, 1 further in."""
-    none, full = FRAME
     rows, columns = ((torch.arange(n) + 0.5) / n for n in (height, width))
     inside = torch.minimum(torch.minimum(rows, 1 - rows)[:, None], torch.minimum(columns, 1 - columns))
-    return ((inside - none) / (full - none)).clamp(0, 1)
+    return (inside / BORDER).clamp(0, 1)
