@@ -10,7 +10,7 @@ from headsculpt.config import CoarseConfig, GuidanceConfig
 from headsculpt.guidance.backbone import Control, LatentDiffusion
 from headsculpt.guidance.classifier_free import classifier_free_guidance
 from headsculpt.guidance.samplers import add_noise, clean_latents
-from headsculpt.guidance.score_distillation import ScoreDistillation, annealed_timesteps
+from headsculpt.guidance.score_distillation import ScoreDistillation, annealed_timesteps, asked_picture
 from headsculpt.guidance.scores import sds_gradient, timestep_weight
 from headsculpt.priors.catalogue import random_prior
 from headsculpt.rendering import Rendering
@@ -167,3 +167,18 @@ def test_a_control_that_the_prior_lacks_is_named(backbone: LatentDiffusion):
     control = Control(torch.ones(1, 8, 8, 3), torch.tensor([True]))
     with pytest.raises(ValueError, match="has no ControlNet 'depth'"):
         backbone.predict_noise(z, torch.tensor([3]), backbone.embed(["an elf"]), {"depth": control})
+
+
+def test_the_asked_picture_has_its_colours_on_top_of_the_rendering_or_as_they_were_drawn():
+    generator = torch.Generator().manual_seed(0)
+    rgb, wanted, present = (0.3 + 0.3 * torch.rand(2, 4, 4, 3, generator=generator) for _ in range(3))
+    plain = asked_picture(rgb, wanted, present)
+    torch.testing.assert_close(plain, (rgb + wanted - present).clamp(0, 1))
+    # Grey wanted, and present as the decoder makes it, without the specks of the rendering.
+    grey = torch.full_like(rgb, 0.5)
+    specks = grey + torch.tensor([0.1, -0.05, -0.05]) * torch.tensor([1.0, -1.0]).repeat(8).view(4, 4, 1)
+    assert (asked_picture(specks, grey, grey) - grey).abs().max() > 0.09
+    torch.testing.assert_close(asked_picture(specks, grey, grey, drawn_colours=True), grey)
+    # Brightness still goes on top of what is rendered.
+    brighter = asked_picture(rgb * 0.5, grey, grey, drawn_colours=True)
+    torch.testing.assert_close(brighter.mean(-1), (rgb * 0.5).mean(-1))
