@@ -83,6 +83,22 @@ def keeps_shape(prompt: str, instruction: str) -> bool:
     return not ("hair_colour" in changes and hairless or "headwear_colour" in changes and hatless)
 
 
+def takes_hat_off(prompt: str, instruction: str) -> bool:
+    """Whether an instruction takes off a hat, or puts another in its place; arguments as above.
+
+    Example:
+        >>> takes_hat_off("a boy wearing a red baseball cap", "take off the cap")
+        True
+        >>> takes_hat_off("a boy", "put a red cap on him")
+        False
+    """
+    from headsculpt.synthesis.reading import read_instruction, read_prompt
+
+    before = read_prompt(prompt).values
+    changes, _ = read_instruction(instruction.lower().strip().rstrip(".,; "), before)
+    return "headwear" in changes and before.get("headwear", "none") != "none"
+
+
 class EditPlace:
     """Places of families, as cameras see them: in front of the head to edit, or on it, not behind it.
 

@@ -314,9 +314,9 @@ def kept_source(
     device: torch.device,
 ) -> KeptSource | None:
     """What the edit keeps of its source to the point; None where its instruction may change anything."""
-    from headsculpt.edit_place import edited_families, keeps_shape
+    from headsculpt.edit_place import edited_families, keeps_shape, takes_hat_off
     from headsculpt.head_surface import finest_grid
-    from headsculpt.kept_source import KeptSource, edit_room
+    from headsculpt.kept_source import KeptSource, edit_room, shape_room
 
     if not (config.edit.place and _told_by_rule(config, source)):
         return None
@@ -325,8 +325,18 @@ def kept_source(
     if not families and not shape_stays:
         return None
     room = edit_room(families, vertices, contours) if families else None
-    resolution = finest_grid(config)
-    return KeptSource(source.mesh, room, shape_stays=shape_stays, resolution=resolution, device=device)
+    shape = None
+    if room is not None:
+        uncovers = takes_hat_off(source.info.prompt, config.edit.instruction)
+        shape = shape_room(room, families, uncovers=uncovers)
+    return KeptSource(
+        source.mesh,
+        room,
+        shape_room=shape,
+        shape_stays=shape_stays,
+        resolution=finest_grid(config),
+        device=device,
+    )
 
 
 class MeshReference:

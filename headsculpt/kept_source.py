@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headsculpt.heads.places import AROUND_NOSE, EAR, OFF_FACE, Box, in_box, in_places
+from headsculpt.heads.places import AROUND_NOSE, EAR, HATS, OFF_FACE, UNDER_HAT, Box, in_box, in_places
 from headsculpt.meshes import Mesh
 from headsculpt.representations.density_prior import DensityPrior
 from headsculpt.representations.dmtet import BAND_CELLS, DMTet, evaluate
@@ -33,15 +33,24 @@ class KeptSource:
     Args:
         mesh: of the source, closed, with UVs and a texture, or with vertex colours.
         room: where the edit may act; None is everywhere.
+        shape_room: where it may change the shape; None is the room.
         shape_stays: whether the edit leaves the whole shape alone.
         resolution: cells of the finest grid that takes the shape.
         device: of the sculpture.
     """
 
     def __init__(
-        self, mesh: Mesh, room: Room | None, *, shape_stays: bool, resolution: int, device: torch.device
+        self,
+        mesh: Mesh,
+        room: Room | None,
+        *,
+        shape_room: Room | None = None,
+        shape_stays: bool,
+        resolution: int,
+        device: torch.device,
     ) -> None:
         self.mesh, self.room, self.shape_stays = mesh, room, shape_stays
+        self.shape_room = shape_room or room
         self.solid: DensityPrior | None = None
         if shape_stays or room is not None:
             vertices, faces = mesh.vertices.detach().cpu().numpy(), mesh.faces.cpu().numpy()
@@ -57,8 +66,8 @@ class KeptSource:
         band = BAND_CELLS * cell
         kept = evaluate(self.solid.signed_distance, points).view(shape).clamp(-band, band)
         share = torch.zeros_like(kept)
-        if self.room is not None and not self.shape_stays:
-            share = evaluate(self.room, points).view(shape)
+        if self.shape_room is not None and not self.shape_stays:
+            share = evaluate(self.shape_room, points).view(shape)
         dmtet.sdf.copy_(torch.lerp(kept, dmtet.sdf, share))
         dmtet.prune()
 
@@ -118,8 +127,8 @@ def mesh_colours(mesh: Mesh, points: Tensor) -> Tensor:
 
 
 def edit_room(families: frozenset[str], vertices: np.ndarray, contours: Mapping[str, np.ndarray]) -> Room:
-    """Where an edit of these families may act: their places, less the face where none of them is on it, less the nose
-    where none of them is on that, and less the ears where a hat comes or goes.
+    """Where an edit of these families may act: their places, less the face where none of them is on it, and less the
+    nose where none of them is on that.
 
     Args:
         families: names in :data:`headsculpt.heads.places.PLACES`, at least one.
@@ -133,15 +142,9 @@ def edit_room(families: frozenset[str], vertices: np.ndarray, contours: Mapping[
         face = torch.tensor(np.stack([corners.min(0), corners.max(0)]), dtype=torch.float32)
 
     nose = _nose_of(vertices, contours) if families <= AROUND_NOSE else None
-    ears_stay = families <= {"headwear", "headwear_colour"}
-    ear_low, ear_high = (torch.tensor(corner) for corner in EAR)
 
     def room(points: Tensor) -> Tensor:
         found = in_places(families, points)
-        if ears_stay:
-            across = torch.cat([points[:, :1].abs(), points[:, 1:]], -1)
-            ear = ((across > ear_low.to(points)) & (across < ear_high.to(points))).all(-1)
-            found = torch.where(ear, torch.zeros_like(found), found)
         if nose is not None:
             found = found * (1 - in_box(nose, points))
         if face is not None:
@@ -151,6 +154,30 @@ def edit_room(families: frozenset[str], vertices: np.ndarray, contours: Mapping[
         return found
 
     return room
+
+
+def shape_room(room: Room, families: frozenset[str], *, uncovers: bool) -> Room:
+    """Where in the room of an edit the shape may change: a hat that comes leaves ears theirs; where one goes, the face
+    below loses what its rim stood off.
+
+    Args:
+        room: from :func:`edit_room`.
+        families: as there.
+        uncovers: whether a hat goes.
+    """
+    if not families <= HATS:
+        return room
+    ear_low, ear_high = (torch.tensor(corner) for corner in EAR)
+
+    def shape(points: Tensor) -> Tensor:
+        found = room(points)
+        if uncovers:
+            return torch.maximum(found, in_box(UNDER_HAT, points))
+        across = torch.cat([points[:, :1].abs(), points[:, 1:]], -1)
+        ear = ((across > ear_low.to(points)) & (across < ear_high.to(points))).all(-1)
+        return torch.where(ear, torch.zeros_like(found), found)
+
+    return shape
 
 
 def _nose_of(vertices: np.ndarray, contours: Mapping[str, np.ndarray]) -> Box:

@@ -14,7 +14,7 @@ from headsculpt.avatar import Avatar, AvatarInfo
 from headsculpt.config import load_config
 from headsculpt.editing import SourceField, edit_config, kept_source
 from headsculpt.heads.builtin import builtin_head
-from headsculpt.kept_source import KeptColours, KeptSource, edit_room, mesh_colours
+from headsculpt.kept_source import KeptColours, KeptSource, edit_room, mesh_colours, shape_room
 from headsculpt.meshes import Mesh
 from headsculpt.representations.dmtet import DMTet
 from headsculpt.representations.tetrahedra import grid_vertices
@@ -118,12 +118,35 @@ def test_expressions_leave_the_nose_alone_and_spectacles_do_not(families, nose, 
     assert found[0] == nose and (found[1:] == lips).all()
 
 
-def test_hats_leave_ears_alone_and_headphones_do_not():
+def test_hats_leave_ears_their_shape_and_headphones_do_not():
     head = builtin_head()
     ears = torch.from_numpy(np.stack([head.template[head.anchor_indices[f"{side}_ear_tip"]] for side in SIDES])).float()
     for families, expected in (({"headwear"}, 0), ({"headwear", "ears"}, 1)):
         room = edit_room(frozenset(families), head.template, dict(head.landmarks))
-        assert room(ears.view(-1, 3)).tolist() == [expected, expected]
+        shape = shape_room(room, frozenset(families), uncovers=False)
+        assert room(ears.view(-1, 3)).tolist() == [1, 1]
+        assert shape(ears.view(-1, 3)).tolist() == [expected, expected]
+
+
+def test_a_hat_that_goes_takes_its_rim_off_the_face_and_leaves_the_face_its_colours():
+    head = builtin_head()
+    below_brow, chin = torch.tensor([0.0, 0.0, 0.5]), torch.tensor([0.0, -0.4, 0.4])
+    points = torch.stack([below_brow, chin])
+    room = edit_room(frozenset({"headwear"}), head.template, dict(head.landmarks))
+    assert room(points).tolist() == [0, 0]
+    assert shape_room(room, frozenset({"headwear"}), uncovers=True)(points).tolist() == [1, 0]
+    assert shape_room(room, frozenset({"headwear"}), uncovers=False)(points).tolist() == [0, 0]
+
+
+def test_the_shape_may_have_a_room_of_its_own():
+    dmtet = ball(0.7)
+    kept = KeptSource(
+        ball(0.5).mesh(), lambda points: torch.zeros_like(points[:, 0]), shape_room=upper_half,
+        shape_stays=False, resolution=40, device=CPU,
+    )  # fmt: skip
+    kept.keep_shape(dmtet)
+    vertices = dmtet.mesh().vertices
+    assert vertices[vertices[:, 1] > 0.1].norm(dim=-1).mean() == pytest.approx(0.7, abs=0.005)
 
 
 @pytest.mark.parametrize(

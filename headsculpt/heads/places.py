@@ -12,8 +12,13 @@ from headsculpt.cameras import Cameras
 Box = tuple[tuple[float, float, float], tuple[float, float, float]]  # x, y, z from; x, y, z to
 
 _HAIR: tuple[Box, ...] = (((-0.55, -0.75, -0.70), (0.55, 1.00, 0.45)),)
-# From the brow up, and behind, where caps reach further down, from the ears' lobes up.
-_HAT: tuple[Box, ...] = (((-0.80, 0.10, -0.80), (0.80, 1.00, 0.80)), ((-0.80, -0.15, -0.80), (0.80, 0.10, 0.02)))
+# From the brow up; behind and at the temples, where caps reach further down, from the ears' lobes up.
+_HAT: tuple[Box, ...] = (
+    ((-0.80, 0.10, -0.80), (0.80, 1.00, 0.80)),
+    ((-0.80, -0.15, -0.80), (0.80, 0.10, 0.02)),
+    ((-0.80, -0.12, 0.00), (-0.24, 0.10, 0.80)),
+    ((0.24, -0.12, 0.00), (0.80, 0.10, 0.80)),
+)
 _CLOTHES: tuple[Box, ...] = (((-1.00, -1.00, -1.00), (1.00, -0.36, 1.00)),)
 # In scene units on the built-in head, with room for what is put on; half of the head's width is 0.32, its crown at
 # 0.54, its chin at -0.34.
@@ -32,10 +37,13 @@ PLACES: dict[str, tuple[Box, ...]] = {
     "clothing_colour": _CLOTHES,
 }
 EAR: Box = ((0.315, -0.22, -0.20), (0.60, 0.20, 0.10))  # the left one without the skull beside it
+# Below the place of a hat, where its rim can stand off from the face.
+UNDER_HAT: Box = ((-0.80, -0.15, -0.80), (0.80, 0.10, 0.80))
 FADE = 0.05  # scene units around a box over which it ends
 EVERYWHERE = ("subject", "material", "skin", "face")  # may change the whole head
 COLOURS = frozenset({"hair_colour", "headwear_colour", "clothing_colour", "skin", "material"})  # no shape changes
 AROUND_NOSE = frozenset({"expression", "facial_hair"})  # on the face, and not on the nose
+HATS = frozenset({"headwear", "headwear_colour"})
 OFF_FACE = frozenset({"hair_style", "hair_colour", "ears", "earrings", "clothing", "clothing_colour"})
 
 
