@@ -145,3 +145,17 @@ def seen_mask(seen: SeenSurface) -> torch.Tensor:
     mask = torch.zeros(height * width)
     mask[seen.index] = 1
     return mask.view(1, 1, height, width)
+
+
+def test_what_no_picture_shows_is_the_ground_without_its_specks():
+    class Specks(nn.Module):
+        def forward(self, points):
+            return 0.5 + 0.4 * torch.sin(points[:, :1] * torch.pi / 0.04).expand(-1, 3)
+
+    vertices, faces = ball()
+    camera, seen = view(vertices, faces)
+    behind = torch.stack([torch.linspace(-0.1, 0.1, 50), torch.zeros(50), torch.full((50,), -0.59)], -1)
+    field = PaintedColours(Specks())
+    torch.testing.assert_close(field(behind), Specks()(behind))
+    field.paint(camera, seen, lit(seen, RED))
+    torch.testing.assert_close(field(behind), torch.full((50, 3), 0.5), atol=1e-4, rtol=0)

@@ -25,6 +25,7 @@ from headsculpt.representations.surface_image import SeenSurface
 POWER = 4.0
 # What the colours beneath count, against that: they show where no picture looks, or only along the surface.
 GROUND = 0.001
+SOFTENED = 0.02  # scene units around a point, over which they are averaged: no view has smoothed their specks
 # Pixels of the picture next to an outline, of the head or of a nose before a cheek, that do not count: a picture and
 # the surface do not agree on outlines to the pixel, and a model that works on latents blurs them.
 RIM = 3.0
@@ -88,17 +89,27 @@ class PaintedColours(nn.Module):
         self._pictures.append(_Picture(camera, depth, weighted.T.reshape(1, 4, height, width)))
 
     def forward(self, points: Tensor) -> Tensor:
-        colours = self.ground(points)
-        total = torch.full_like(colours[:, :1], GROUND)
-        colours = colours * total
+        painted, counted = torch.zeros_like(points), torch.zeros_like(points[:, :1])
         for picture in self._pictures:
             clip = picture.camera.project(points.detach().float())[0]
             place = clip[:, :2] / clip[:, 3:] * clip.new_tensor([1.0, -1.0])  # rows go down
             behind = clip[:, 3:] - _looked_up(picture.depth, place, "nearest")
             near = (2 - behind / HIDDEN).clamp(0, 1)
-            found = (_looked_up(picture.weighted, place) * near).to(colours)
-            colours, total = colours + found[:, :3], total + found[:, 3:]
-        return colours / total
+            found = (_looked_up(picture.weighted, place) * near).to(painted)
+            painted, counted = painted + found[:, :3], counted + found[:, 3:]
+        bare = counted[:, 0] < 99 * GROUND  # where the ground counts for more than a hundredth
+        if bool(bare.any()):
+            beneath = self._softened(points[bare])
+            painted = painted.to(beneath.dtype).index_add(0, bare.nonzero()[:, 0], GROUND * beneath)
+            counted = counted + GROUND * bare[:, None].to(counted)
+        return painted / counted
+
+    def _softened(self, points: Tensor) -> Tensor:
+        """The ground without its specks, a mean over :data:`SOFTENED`, once there are pictures; as it is before."""
+        if not self._pictures:
+            return self.ground(points)
+        corners = torch.cartesian_prod(*[points.new_tensor([-SOFTENED, SOFTENED])] * 3)
+        return torch.stack([self.ground(points + corner) for corner in corners]).mean(0)
 
 
 def _looked_up(image: Tensor, place: Tensor, mode: str = "bilinear") -> Tensor:
