@@ -240,7 +240,8 @@ def test_one_network_at_a_time_is_on_the_device():
         places[name] = "start"
 
         def to(*args: object, name: str = name, network: torch.nn.Module = network, **_: object) -> torch.nn.Module:
-            places[name] = str(args[0])
+            if args:  # and not only a memory format
+                places[name] = str(args[0])
             return network
 
         network.to = to  # type: ignore[method-assign]
