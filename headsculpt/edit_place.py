@@ -44,10 +44,7 @@ def edited_families(prompt: str, instruction: str) -> frozenset[str]:
         >>> edited_families("a bald man", "turn him into a zombie")
         frozenset()
     """
-    from headsculpt.synthesis.reading import read_instruction, read_prompt
-
-    text, before = instruction.lower().strip().rstrip(".,; "), read_prompt(prompt).values
-    changes, unknown = read_instruction(text, before)
+    text, before, changes, unknown = _read(prompt, instruction)
     named = set(changes)
     if unknown or named & set(EVERYWHERE):
         return frozenset()
@@ -71,10 +68,7 @@ def keeps_shape(prompt: str, instruction: str) -> bool:
         >>> keeps_shape("an elf with long hair", "give her green hair and a beard")
         False
     """
-    from headsculpt.synthesis.reading import read_instruction, read_prompt
-
-    before = read_prompt(prompt).values
-    changes, unknown = read_instruction(instruction.lower().strip().rstrip(".,; "), before)
+    _, before, changes, unknown = _read(prompt, instruction)
     if not changes or unknown or not set(changes) <= COLOURS:
         return False
     # A colour can be the first word of a thing: "make his hair green" grows hair on the bald.
@@ -92,11 +86,16 @@ def takes_hat_off(prompt: str, instruction: str) -> bool:
         >>> takes_hat_off("a boy", "put a red cap on him")
         False
     """
+    _, before, changes, _ = _read(prompt, instruction)
+    return "headwear" in changes and before.get("headwear", "none") != "none"
+
+
+def _read(prompt: str, instruction: str) -> tuple[str, dict[str, object], dict[str, object], list[str]]:
+    """The instruction in plain form, what the prompt says, what the instruction changes, and what is not understood."""
     from headsculpt.synthesis.reading import read_instruction, read_prompt
 
-    before = read_prompt(prompt).values
-    changes, _ = read_instruction(instruction.lower().strip().rstrip(".,; "), before)
-    return "headwear" in changes and before.get("headwear", "none") != "none"
+    text, before = instruction.lower().strip().rstrip(".,; "), read_prompt(prompt).values
+    return text, before, *read_instruction(text, before)
 
 
 class EditPlace:

@@ -78,7 +78,7 @@ class LatentDiffusion:
         for module in (prior.vae, prior.unet, prior.text_encoder, *prior.controlnets.values()):
             module.requires_grad_(False).eval()
             if self.device.type == "cpu":
-                # oneDNN's convolutions of few images are up to a quarter faster so (two AVX2 cores).
+                # A few per cent faster (benchmarks/precision.py).
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._text_cache: dict[str, Tensor] = {}
 
