@@ -8,7 +8,7 @@ import torch
 
 from headsculpt.cameras import framed
 from headsculpt.config import EditConfig, config_from_yaml, load_config, to_yaml
-from headsculpt.edit_place import SIZE, EditPlace, edited_families, keeps_shape
+from headsculpt.edit_place import SIZE, EditPlace, edited_families, keeps_shape, takes_hat_off
 from headsculpt.guidance.identity_editing import EditDistillation, at_size_of
 from headsculpt.heads.builtin import builtin_head
 from headsculpt.heads.places import EVERYWHERE, FADE, PLACES, in_places, rays_through
@@ -75,6 +75,19 @@ def test_headphones_that_are_taken_off_reach_to_the_ears():
 )
 def test_colours_and_materials_alone_leave_the_shape(prompt, instruction, kept):
     assert keeps_shape(prompt, instruction) is kept
+
+
+@pytest.mark.parametrize(
+    ("prompt", "instruction", "expected"),
+    [
+        ("a boy wearing a red baseball cap", "take off the cap", True),
+        ("a boy wearing a red baseball cap", "put a blue beanie on him", True),
+        ("a boy", "put a red cap on him", False),
+        ("a boy wearing a red baseball cap", "give him round glasses", False),
+    ],
+)
+def test_a_hat_goes_where_there_was_one_and_the_instruction_names_it(prompt, instruction, expected):
+    assert takes_hat_off(prompt, instruction) is expected
 
 
 def test_a_point_is_in_a_place_up_to_its_box_and_fades_beyond():
