@@ -3,10 +3,9 @@
 Letters: N points, L levels, F features a level, C = L * F. A table is flat, ``offset[l] + index * F + f``.
 Every kernel takes the levels' geometry as arrays, so that one compiled version serves all grids.
 
-The two kernels that every step of a NeRF takes, :func:`forward` and :func:`backward_table`, do one level after the
-other, all points of it: its part of the table, half a megabyte, then stays in a core's own cache. So features and
-gradients lie level by level there, ``(L, N * F)``; :func:`by_point` and :func:`by_level` turn them. Points come in
-chunks: first the corners' table entries and weights of a whole chunk, in a loop that compiles to vector
+The kernels do one level after the other, all points of it: its part of the table, half a megabyte, then stays in a
+core's own cache. So features and their gradients are ``(C, N)`` here, each feature of all points in a row. In the two
+kernels that every step of a NeRF takes, :func:`forward` and :func:`backward_table`, points come in chunks: first the corners' table entries and weights of a whole chunk, in a loop that compiles to vector
 instructions, then the table itself, entry by entry. That loop stays scalar where its arrays are two-dimensional
 (with rows of unknown stride, the compiler cannot tell that they do not overlap), so the chunk's arrays are flat.
 
@@ -19,13 +18,13 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from headsculpt.representations.hash_vectors import CHUNK, CORNERS, LANES, corners, gathered, scattered
+
 BLOCK = 16384  # points a task
 TILE = 256  # points that are turned at once: their features fit in a core's first cache
-CHUNK = 64  # points whose corners are worked out at once: 4 kB
 _P1 = np.uint32(2654435761)
 _P2 = np.uint32(805459861)
 # Unsigned, as all indices are: a signed one might count from the end, which costs a test.
-_NONE, _NEXT, _BESIDE = np.uint32(0), np.uint32(1), np.uint64(1)
 _ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
 _TWO, _THREE, _SIX = np.float32(2), np.float32(3), np.float32(6)
 
@@ -122,176 +121,130 @@ def planar(x, count):
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def by_level(rows, features, columns):
-    """``rows (N, C)`` to ``columns (L, N * F)``, what every level has for all points."""
+def turned(rows, columns):
+    """``rows (N, C)`` to ``columns (C, N)``."""
     count = rows.shape[0]
     for tile in numba.prange((count + TILE - 1) // TILE):
-        for level in range(columns.shape[0]):
+        for c in range(columns.shape[0]):
             for n in range(tile * TILE, min(count, (tile + 1) * TILE)):
-                for f in range(features):
-                    columns[level, n * features + f] = rows[n, level * features + f]
-
-
-@numba.njit(cache=True, nogil=True, parallel=True)
-def by_point(columns, features, rows):
-    """``columns (L, N * F)`` to ``rows (N, C)``, what every point has of all levels."""
-    count = rows.shape[0]
-    for tile in numba.prange((count + TILE - 1) // TILE):
-        for n in range(tile * TILE, min(count, (tile + 1) * TILE)):
-            for level in range(columns.shape[0]):
-                for f in range(features):
-                    rows[n, level * features + f] = columns[level, n * features + f]
+                columns[c, n] = rows[n, c]
 
 
 @numba.njit(cache=True, nogil=True)
 def _scratch():
-    """Arrays of a chunk: cells ``(3 * CHUNK)``, entries and weights ``(8 * CHUNK)``; flat, corner by corner.
+    """Entries and weights of a chunk's corners, ``(8 * CHUNK)`` each.
 
     They lie side by side from the start of a page: elsewhere, stores take up to three times as long.
     """
-    memory = np.empty(19 * CHUNK + 1024, np.float32)
+    memory = np.empty(16 * CHUNK + 1024, np.float32)
     first = (-memory.ctypes.data) % 4096 // 4
-    a, b, c = first + 8 * CHUNK, first + 16 * CHUNK, first + 19 * CHUNK
-    return memory[b:c].view(np.uint32), memory[first:a].view(np.uint32), memory[a:b]
-
-
-@numba.njit(cache=True, nogil=True, fastmath={"contract"})
-def _place(points, first, scale, smooth, cells, weights):
-    """Cells of CHUNK points of :func:`planar`, those from ``first`` on, and their corners' weights."""
-    xs, ys, zs = points[0, first:], points[1, first:], points[2, first:]
-    for j in range(CHUNK):
-        px, py, pz = xs[j] * scale + _HALF, ys[j] * scale + _HALF, zs[j] * scale + _HALF
-        cx, cy, cz = np.int32(px), np.int32(py), np.int32(pz)
-        fx, fy, fz = px - np.float32(cx), py - np.float32(cy), pz - np.float32(cz)
-        if smooth:
-            fx, fy, fz = _smooth(fx), _smooth(fy), _smooth(fz)
-        gx, gy, gz = _ONE - fx, _ONE - fy, _ONE - fz
-        a, b, c, d = gx * gy, fx * gy, gx * fy, fx * fy
-        weights[j], weights[CHUNK + j] = a * gz, b * gz
-        weights[2 * CHUNK + j], weights[3 * CHUNK + j] = c * gz, d * gz
-        weights[4 * CHUNK + j], weights[5 * CHUNK + j] = a * fz, b * fz
-        weights[6 * CHUNK + j], weights[7 * CHUNK + j] = c * fz, d * fz
-        cells[j], cells[CHUNK + j], cells[2 * CHUNK + j] = np.uint32(cx), np.uint32(cy), np.uint32(cz)
+    middle = first + 8 * CHUNK
+    return memory[first:middle].view(np.uint32), memory[middle : middle + 8 * CHUNK]
 
 
 @numba.njit(cache=True, nogil=True)
-def _hashed(cells, size, entries):
-    """Table entries of the corners of CHUNK cells, where the table is smaller than the grid."""
-    mask = np.uint32(size - 1)
-    for j in range(CHUNK):
-        x0 = cells[j]
-        x1 = np.uint32(x0 + _NEXT)
-        y0, z0 = np.uint32(cells[CHUNK + j] * _P1), np.uint32(cells[2 * CHUNK + j] * _P2)
-        y1, z1 = np.uint32(y0 + _P1), np.uint32(z0 + _P2)
-        p, q, r, t = y0 ^ z0, y1 ^ z0, y0 ^ z1, y1 ^ z1
-        entries[j], entries[CHUNK + j] = (x0 ^ p) & mask, (x1 ^ p) & mask
-        entries[2 * CHUNK + j], entries[3 * CHUNK + j] = (x0 ^ q) & mask, (x1 ^ q) & mask
-        entries[4 * CHUNK + j], entries[5 * CHUNK + j] = (x0 ^ r) & mask, (x1 ^ r) & mask
-        entries[6 * CHUNK + j], entries[7 * CHUNK + j] = (x0 ^ t) & mask, (x1 ^ t) & mask
+def _corners(points, first, scale, smooth, dense, resolution, size, entries, weights):
+    """Table entries and weights of the corners around CHUNK points of :func:`planar`, those from ``first`` on."""
+    xs, ys, zs = points[0], points[1], points[2]
+    for j in range(np.uint64(0), np.uint64(CHUNK), np.uint64(LANES)):
+        corners(
+            xs, ys, zs, np.uint64(first) + j, j,
+            scale, smooth, dense, np.uint32(resolution), np.uint32(size), entries, weights,
+        )  # fmt: skip
 
 
 @numba.njit(cache=True, nogil=True)
-def _numbered(cells, resolution, size, entries):
-    """Table entries of the corners of CHUNK cells, where the table has one for each."""
-    row, count = np.uint32(resolution), np.uint32(size)
-    layer = np.uint32(row * row)
-    for k in range(8):
-        step = np.uint32(np.uint32(k & 1) + (row if k & 2 else _NONE) + (layer if k & 4 else _NONE))
-        for j in range(CHUNK):
-            entry = np.uint32(cells[j] + cells[CHUNK + j] * row + cells[2 * CHUNK + j] * layer + step)
-            # Beyond the table only in the last half cell before the far border, and by less than its size.
-            entries[k * CHUNK + j] = entry if entry < count else np.uint32(entry - count)
+def _gather_pairs(part, entries, weights, chunk, stop, first, second):
+    """Both features of a chunk's points, from their corners."""
+    start, count = np.uint64(chunk), np.uint64(min(CHUNK, stop - chunk))
+    for j in range(count):
+        a, b = gathered(part, entries, weights, j)
+        first[start + j] = a
+        second[start + j] = b
 
 
 @numba.njit(cache=True, nogil=True)
-def _corners(points, first, scale, smooth, dense, resolution, size, cells, entries, weights):
-    """Table entries and weights of the corners around CHUNK points, those from ``first`` on."""
-    _place(points, first, scale, smooth, cells, weights)
-    if dense:
-        _numbered(cells, resolution, size, entries)
-    else:
-        _hashed(cells, size, entries)
+def _scatter_pairs(part, entries, weights, chunk, stop, first, second):
+    """Adds a chunk's gradients of both features to the table's."""
+    start, count = np.uint64(chunk), np.uint64(min(CHUNK, stop - chunk))
+    for j in range(count):
+        scattered(part, entries, weights, j, first[start + j], second[start + j])
 
 
 @numba.njit(cache=True, nogil=True, parallel=True, fastmath={"contract"})
-def forward(points, table, offsets, sizes, resolutions, scales, dense, active, features, smooth, out):
-    """Features of :func:`planar` points, ``out (L, N * F)``; levels from ``active`` on are set to 0."""
-    levels, count = out.shape[0], out.shape[1] // features
-    blocks = (count + BLOCK - 1) // BLOCK
+def forward(points, table, offsets, sizes, resolutions, scales, dense, active, features, smooth, groups, out):
+    """Features of :func:`planar` points, ``out (C, N)``; levels from ``active`` on are set to 0.
+
+    A group takes one share of the points through all levels.
+    """
+    levels, count = sizes.shape[0], out.shape[1]
+    chunks = (count + CHUNK - 1) // CHUNK
     width = np.uint64(features)
-    # Level by level, so that a thread's runs of tasks stay with one level's part of the table.
-    for task in numba.prange(levels * blocks):
-        level, block = task // blocks, task % blocks
-        start, stop = block * BLOCK, min(count, (block + 1) * BLOCK)
-        found = out[level]
-        if level >= active:
-            found[start * features : stop * features] = _ZERO
-            continue
-        cells, entries, weights = _scratch()
-        part = table[offsets[level] : offsets[level + 1]]
-        for chunk in range(start, stop, CHUNK):
-            _corners(
-                points, chunk, scales[level], smooth, dense[level], resolutions[level], sizes[level],
-                cells, entries, weights,
-            )  # fmt: skip
-            for j in range(min(CHUNK, stop - chunk)):
+    for group in numba.prange(groups):
+        start, stop = chunks * group // groups * CHUNK, min(count, chunks * (group + 1) // groups * CHUNK)
+        entries, weights = _scratch()
+        for level in range(levels):
+            first = level * features
+            if level >= active:
+                out[first : first + features, start:stop] = _ZERO
+                continue
+            part = table[offsets[level] : offsets[level + 1]]
+            for chunk in range(start, stop, CHUNK):
+                _corners(
+                    points, chunk, scales[level], smooth, dense[level], resolutions[level], sizes[level],
+                    entries, weights,
+                )  # fmt: skip
                 if features == 2:
-                    a, b = _ZERO, _ZERO
-                    for k in range(8):
-                        entry, weight = width * np.uint64(entries[k * CHUNK + j]), weights[k * CHUNK + j]
-                        a += weight * part[entry]
-                        b += weight * part[entry + _BESIDE]
-                    found[2 * (chunk + j)] = a
-                    found[2 * (chunk + j) + 1] = b
-                else:
+                    _gather_pairs(part, entries, weights, chunk, stop, out[first], out[first + 1])
+                    continue
+                for j in range(min(CHUNK, stop - chunk)):
                     for f in range(features):
                         a = _ZERO
-                        for k in range(8):
+                        for k in range(CORNERS):
                             entry = width * np.uint64(entries[k * CHUNK + j]) + np.uint64(f)
                             a += weights[k * CHUNK + j] * part[entry]
-                        found[features * (chunk + j) + f] = a
+                        out[first + f, chunk + j] = a
 
 
 @numba.njit(cache=True, nogil=True, parallel=True, fastmath={"contract"})
 def backward_table(
     points, grad, offsets, sizes, resolutions, scales, dense, active, features, smooth, groups, out
 ):
-    """Gradient of the table, ``out`` (zeroed by the caller), from ``grad (L, N * F)``.
+    """Gradient of the table, ``out``, from ``grad (C, N)``; of levels from ``active`` on it is 0.
 
     A group takes every ``groups``-th level, so that cheap coarse and costly fine levels are spread.
     """
-    levels, count = min(grad.shape[0], active), grad.shape[1] // features
+    levels, count = sizes.shape[0], grad.shape[1]
     width = np.uint64(features)
     for group in numba.prange(groups):
-        cells, entries, weights = _scratch()
+        entries, weights = _scratch()
         for level in range(group, levels, groups):
-            given = grad[level]
+            first = level * features
             part = out[offsets[level] : offsets[level + 1]]
+            part[:] = _ZERO
+            if level >= active:
+                continue
             for chunk in range(0, count, CHUNK):
                 _corners(
                     points, chunk, scales[level], smooth, dense[level], resolutions[level], sizes[level],
-                    cells, entries, weights,
+                    entries, weights,
                 )  # fmt: skip
+                if features == 2:
+                    _scatter_pairs(part, entries, weights, chunk, count, grad[first], grad[first + 1])
+                    continue
                 for j in range(min(CHUNK, count - chunk)):
-                    if features == 2:
-                        a, b = given[2 * (chunk + j)], given[2 * (chunk + j) + 1]
-                        for k in range(8):
-                            entry, weight = width * np.uint64(entries[k * CHUNK + j]), weights[k * CHUNK + j]
-                            part[entry] += weight * a
-                            part[entry + _BESIDE] += weight * b
-                    else:
-                        for f in range(features):
-                            a = given[features * (chunk + j) + f]
-                            for k in range(8):
-                                entry = width * np.uint64(entries[k * CHUNK + j]) + np.uint64(f)
-                                part[entry] += weights[k * CHUNK + j] * a
+                    for f in range(features):
+                        a = grad[first + f, chunk + j]
+                        for k in range(CORNERS):
+                            entry = width * np.uint64(entries[k * CHUNK + j]) + np.uint64(f)
+                            part[entry] += weights[k * CHUNK + j] * a
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
 def backward_points(
     x, table, grad, offsets, sizes, resolutions, scales, dense, active, features, smooth, out
 ):
-    """Gradient of the points, ``out (N, 3)``, from ``grad (N, C)``; 0 along a coordinate that is clamped."""
+    """Gradient of the points, ``out (N, 3)``, from ``grad (C, N)``; 0 along a coordinate that is clamped."""
     count, levels = x.shape[0], sizes.shape[0]
     for block in numba.prange((count + BLOCK - 1) // BLOCK):
         start = block * BLOCK
@@ -319,7 +272,7 @@ def backward_points(
                 for k in range(8):
                     value = _ZERO
                     for f in range(features):
-                        value += grad[n, column + f] * part[features * i[k] + f]
+                        value += grad[column + f, n] * part[features * i[k] + f]
                     dx += wx[k] * value
                     dy += wy[k] * value
                     dz += wz[k] * value
@@ -336,7 +289,7 @@ def backward_points(
 def second_features(
     x, table, upstream, offsets, sizes, resolutions, scales, dense, active, features, smooth, out
 ):
-    """Derivative of the features along ``upstream (N, 3)``: ``out (N, C)``."""
+    """Derivative of the features along ``upstream (N, 3)``: ``out (C, N)``."""
     count, levels = x.shape[0], sizes.shape[0]
     for block in numba.prange((count + BLOCK - 1) // BLOCK):
         start = block * BLOCK
@@ -346,7 +299,7 @@ def second_features(
             if level >= active:
                 for n in range(start, stop):
                     for f in range(features):
-                        out[n, column + f] = _ZERO
+                        out[column + f, n] = _ZERO
                 continue
             resolution, size, scale = resolutions[level], sizes[level], scales[level]
             is_dense = dense[level]
@@ -365,7 +318,7 @@ def second_features(
                     a = _ZERO
                     for k in range(8):
                         a += w[k] * part[features * i[k] + f]
-                    out[n, column + f] = a
+                    out[column + f, n] = a
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
@@ -394,6 +347,6 @@ def second_table(
                     i = _indices(cx, cy, cz, resolution, size, is_dense)
                     w = _directional(fx, fy, fz, vx, vy, vz)
                     for f in range(features):
-                        a = grad[n, column + f]
+                        a = grad[column + f, n]
                         for k in range(8):
                             part[features * i[k] + f] += w[k] * a

@@ -33,37 +33,43 @@ def _planar(x: Tensor) -> np.ndarray:
     return hash_kernels.planar(_array(x), (len(x) + chunk - 1) // chunk * chunk)
 
 
-def features(x: Tensor, table: Tensor, levels: GridLevels, active: int) -> Tensor:
-    out = torch.empty(x.shape[0], len(levels.sizes) * levels.features)
-    by_level = np.empty((len(levels.sizes), x.shape[0] * levels.features), np.float32)
-    hash_kernels.forward(_planar(x), _array(table), *levels.arguments(active), by_level)
-    hash_kernels.by_point(by_level, levels.features, out.numpy())
+def _turned(grad: Tensor) -> np.ndarray:
+    """``(N, C)`` to ``(C, N)``; what comes back through a linear layer lies like that already."""
+    if grad.t().is_contiguous():
+        return _array(grad.t())
+    out = np.empty((grad.shape[1], grad.shape[0]), np.float32)
+    hash_kernels.turned(_array(grad), out)
     return out
+
+
+def features(x: Tensor, table: Tensor, levels: GridLevels, active: int) -> Tensor:
+    out = torch.empty(len(levels.sizes) * levels.features, x.shape[0])
+    arguments = levels.arguments(active)
+    hash_kernels.forward(_planar(x), _array(table), *arguments, numba.get_num_threads(), out.numpy())
+    return out.t()
 
 
 def point_gradient(x: Tensor, table: Tensor, grad: Tensor, levels: GridLevels, active: int) -> Tensor:
     out = torch.empty(x.shape[0], 3)
     arguments = levels.arguments(active)
-    hash_kernels.backward_points(_array(x), _array(table), _array(grad), *arguments, out.numpy())
+    hash_kernels.backward_points(_array(x), _array(table), _turned(grad), *arguments, out.numpy())
     return out
 
 
 def table_gradient(x: Tensor, table: Tensor, grad: Tensor, levels: GridLevels, active: int) -> Tensor:
-    out = torch.zeros_like(table)
-    by_level = np.empty((len(levels.sizes), x.shape[0] * levels.features), np.float32)
-    hash_kernels.by_level(_array(grad), levels.features, by_level)
+    out = torch.empty_like(table)
     arguments = levels.arguments(active)
-    hash_kernels.backward_table(_planar(x), by_level, *arguments, _groups(levels), out.numpy())
+    hash_kernels.backward_table(_planar(x), _turned(grad), *arguments, _groups(levels), out.numpy())
     return out
 
 
 def directional_features(
     x: Tensor, table: Tensor, direction: Tensor, levels: GridLevels, active: int
 ) -> Tensor:
-    out = torch.empty(x.shape[0], len(levels.sizes) * levels.features)
+    out = torch.empty(len(levels.sizes) * levels.features, x.shape[0])
     arguments = levels.arguments(active)
     hash_kernels.second_features(_array(x), _array(table), _array(direction), *arguments, out.numpy())
-    return out
+    return out.t()
 
 
 def directional_table_gradient(
@@ -72,6 +78,6 @@ def directional_table_gradient(
     out = torch.zeros_like(table)
     arguments = levels.arguments(active)
     hash_kernels.second_table(
-        _array(x), _array(grad), _array(direction), *arguments, _groups(levels), out.numpy()
+        _array(x), _turned(grad), _array(direction), *arguments, _groups(levels), out.numpy()
     )
     return out
