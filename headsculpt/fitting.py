@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from headsculpt.cameras import Cameras
+from headsculpt.devices import keep_freed_memory
 from headsculpt.fit_checkpoint import FitCheckpoint
 from headsculpt.fit_stages import (
     FitSettings,
@@ -141,6 +142,7 @@ def fit(
     settings = settings or FitSettings()
     _check(images, cameras, representation, steps, light, hold_out, mesh)
     begin = time.monotonic()
+    keep_freed_memory(images.device)
     generator = torch.Generator().manual_seed(seed)
     photographs = Photographs(images, cameras.to(images.device))
     test = [i for i in range(len(images)) if hold_out and i % hold_out == hold_out - 1]

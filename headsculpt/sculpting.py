@@ -95,9 +95,10 @@ def sculpt(
     Returns:
         the finished head.
     """
-    from headsculpt.devices import resolve_device
+    from headsculpt.devices import keep_freed_memory, resolve_device
 
     device = resolve_device(config.device)
+    keep_freed_memory(device)
     generator = torch.Generator().manual_seed(config.seed)
     torch.manual_seed(config.seed)  # initial weights
     clock = Clock(config, progress)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import platform
+import subprocess
+import sys
 
 import pytest
 import torch
 
+from headsculpt import devices
 from headsculpt.devices import describe_device, fast_bfloat16, mixed
 
 
@@ -76,3 +79,35 @@ def test_bfloat16_that_is_asked_for_where_it_is_slow_is_warned_of(monkeypatch, c
     monkeypatch.setattr(catalogue, "load_prior", lambda *_, **__: catalogue.random_prior("tiny"))
     load_guiding_prior(load_config("mini", ["prior.dtype=bfloat16"]), torch.device("cpu"))
     assert ("no bfloat16 instructions: float32 is some twenty times faster" in caplog.text) is not fast
+
+
+SECOND_STEP = """
+import resource, sys, torch
+from headsculpt.devices import keep_freed_memory
+took = sys.argv[1] == "keep" and keep_freed_memory("cpu")
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    arrays = [torch.ones(20 << 20, dtype=torch.uint8) for _ in range(4)]
+    del arrays
+print(took, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc is told")
+def test_freed_memory_is_used_again_without_asking_the_system():
+    def faults(word: str) -> int:
+        command = [sys.executable, "-c", SECOND_STEP, word]
+        took, count = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        if word == "keep" and took == "False":
+            pytest.skip("another C library")
+        return int(count)
+
+    kept = faults("keep")
+    assert kept < 200  # of 20480 pages
+    assert faults("leave") > kept  # if not, the library has learnt it, and the function can go
+
+
+def test_other_devices_and_systems_are_left_alone(monkeypatch):
+    assert not devices.keep_freed_memory(torch.device("cuda"))
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not devices.keep_freed_memory("cpu")

@@ -55,7 +55,7 @@ class Field(nn.Module):
                 weight, bias = weight.bfloat16(), bias.bfloat16()
             h = nn.functional.linear(h, weight, bias)
             if number + 1 < len(self.network):
-                h = torch.relu(h)
+                h = torch.relu_(h)  # in place: one large array less to write
         return h.float() if self._reduced else h
 
 
