@@ -166,9 +166,9 @@ class CoarseConfig:
     """
 
     steps: int = 80
-    replay: int = 4
+    replay: int = 5
     render_size: int = 64
-    batch: int = 4
+    batch: int = 3
     lr_grid: float = 1e-2
     lr_network: float = 1e-3
     hash_levels: int = 12
@@ -208,7 +208,7 @@ class FineConfig:
         Others: as in :class:`CoarseConfig`.
     """
 
-    steps: int = 40
+    steps: int = 24
     replay: int = 3
     tet_resolution: int = 88
     render_size: int = 256
