@@ -4,12 +4,13 @@ Letters: N points, L levels, F features a level, C = L * F. A table is flat, ``o
 Every kernel takes the levels' geometry as arrays, so that one compiled version serves all grids.
 
 The kernels do one level after the other, all points of it: its part of the table, half a megabyte, then stays in a
-core's own cache. So features and their gradients are ``(C, N)`` here, each feature of all points in a row. In the two
-kernels that every step of a NeRF takes, :func:`forward` and :func:`backward_table`, points come in chunks: first the corners' table entries and weights of a whole chunk, in a loop that compiles to vector
-instructions, then the table itself, entry by entry. That loop stays scalar where its arrays are two-dimensional
-(with rows of unknown stride, the compiler cannot tell that they do not overlap), so the chunk's arrays are flat.
+core's own cache. So features and their gradients are ``(C, N)`` here, each feature of all points in a row, which is also
+how a linear layer gives gradients back. In the two kernels that every step of a NeRF takes, :func:`forward` and
+:func:`backward_table`, points come in chunks: first the corners' table entries and weights of a whole chunk, then the
+table itself, entry by entry, both in the vector instructions of ``hash_vectors.py``. What is left is nearly what it takes
+to fetch the entries' cache lines.
 
-Determinism: what gathers is parallel over blocks of points; what scatters is parallel over levels, and a
+Determinism: what gathers is parallel over points; what scatters is parallel over levels, and a
 level owns its slice of the table, so the order of additions never depends on the number of threads.
 """
 
@@ -24,7 +25,6 @@ BLOCK = 16384  # points a task
 TILE = 256  # points that are turned at once: their features fit in a core's first cache
 _P1 = np.uint32(2654435761)
 _P2 = np.uint32(805459861)
-# Unsigned, as all indices are: a signed one might count from the end, which costs a test.
 _ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
 _TWO, _THREE, _SIX = np.float32(2), np.float32(3), np.float32(6)
 
@@ -65,14 +65,6 @@ def _indices(cx, cy, cz, resolution, size, dense):
         i4, i5 = np.int64((x0 ^ y0 ^ z1) & mask), np.int64((x1 ^ y0 ^ z1) & mask)
         i6, i7 = np.int64((x0 ^ y1 ^ z1) & mask), np.int64((x1 ^ y1 ^ z1) & mask)
     return i0, i1, i2, i3, i4, i5, i6, i7
-
-
-@numba.njit(cache=True, nogil=True, inline="always")
-def _weights(fx, fy, fz):
-    """Trilinear weights of the eight corners."""
-    gx, gy, gz = _ONE - fx, _ONE - fy, _ONE - fz
-    a, b, c, d = gx * gy, fx * gy, gx * fy, fx * fy
-    return a * gz, b * gz, c * gz, d * gz, a * fz, b * fz, c * fz, d * fz
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
@@ -156,6 +148,7 @@ def _corners(points, first, scale, smooth, dense, resolution, size, entries, wei
 @numba.njit(cache=True, nogil=True)
 def _gather_pairs(part, entries, weights, chunk, stop, first, second):
     """Both features of a chunk's points, from their corners."""
+    # Unsigned: a signed index might count from the end, which costs a test.
     start, count = np.uint64(chunk), np.uint64(min(CHUNK, stop - chunk))
     for j in range(count):
         a, b = gathered(part, entries, weights, j)

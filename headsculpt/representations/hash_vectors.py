@@ -14,8 +14,9 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
+from numba import extending, types
+
+intrinsic: Any = extending.intrinsic  # it gives functions one argument less, which mypy counts otherwise
 
 CHUNK = 64  # points whose corners are worked out before the table is read: 4 kB
 LANES = 8  # points at once
@@ -67,7 +68,7 @@ def _smallest(builder: Any, a: Any, b: Any) -> Any:
     return builder.select(builder.icmp_unsigned("<", a, b), a, b)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def corners(
     typing: Any, xs: Any, ys: Any, zs: Any, first: Any, place: Any,
     scale: Any, smooth: Any, dense: Any, resolution: Any, size: Any, entries: Any, weights: Any,
@@ -160,7 +161,7 @@ class _Corners:
         return where, _read(self._builder, where, _PAIR)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def gathered(typing: Any, part: Any, entries: Any, weights: Any, place: Any) -> Any:
     """Sum of the pairs at a point's corners, by their weights: two float32.
 
@@ -184,7 +185,7 @@ def gathered(typing: Any, part: Any, entries: Any, weights: Any, place: Any) -> 
     return types.UniTuple(types.float32, 2)(part, entries, weights, types.uint64), code
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def scattered(typing: Any, part: Any, entries: Any, weights: Any, place: Any, a: Any, b: Any) -> Any:
     """Adds ``(a, b)`` to the pairs at a point's corners, by their weights, one after the other.
 
