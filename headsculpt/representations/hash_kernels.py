@@ -135,9 +135,8 @@ def _scratch():
 
 
 @numba.njit(cache=True, nogil=True)
-def _corners(points, first, scale, smooth, dense, resolution, size, entries, weights):
-    """Table entries and weights of the corners around CHUNK points of :func:`planar`, those from ``first`` on."""
-    xs, ys, zs = points[0], points[1], points[2]
+def _corners(xs, ys, zs, first, scale, smooth, dense, resolution, size, entries, weights):
+    """Table entries and weights of the corners around CHUNK points, those from ``first`` on."""
     for j in range(np.uint64(0), np.uint64(CHUNK), np.uint64(LANES)):
         corners(
             xs, ys, zs, np.uint64(first) + j, j,
@@ -171,6 +170,7 @@ def forward(points, table, offsets, sizes, resolutions, scales, dense, active, f
     A group takes one share of the points through all levels.
     """
     levels, count = sizes.shape[0], out.shape[1]
+    xs, ys, zs = points[0], points[1], points[2]
     chunks = (count + CHUNK - 1) // CHUNK
     width = np.uint64(features)
     for group in numba.prange(groups):
@@ -182,13 +182,14 @@ def forward(points, table, offsets, sizes, resolutions, scales, dense, active, f
                 out[first : first + features, start:stop] = _ZERO
                 continue
             part = table[offsets[level] : offsets[level + 1]]
+            one, other = out[first], out[first + features - 1]  # sliced here: it costs more than a few points do
             for chunk in range(start, stop, CHUNK):
                 _corners(
-                    points, chunk, scales[level], smooth, dense[level], resolutions[level], sizes[level],
+                    xs, ys, zs, chunk, scales[level], smooth, dense[level], resolutions[level], sizes[level],
                     entries, weights,
                 )  # fmt: skip
                 if features == 2:
-                    _gather_pairs(part, entries, weights, chunk, stop, out[first], out[first + 1])
+                    _gather_pairs(part, entries, weights, chunk, stop, one, other)
                     continue
                 for j in range(min(CHUNK, stop - chunk)):
                     for f in range(features):
@@ -208,6 +209,7 @@ def backward_table(
     A group takes every ``groups``-th level, so that cheap coarse and costly fine levels are spread.
     """
     levels, count = sizes.shape[0], grad.shape[1]
+    xs, ys, zs = points[0], points[1], points[2]
     width = np.uint64(features)
     for group in numba.prange(groups):
         entries, weights = _scratch()
@@ -217,13 +219,14 @@ def backward_table(
             part[:] = _ZERO
             if level >= active:
                 continue
+            one, other = grad[first], grad[first + features - 1]
             for chunk in range(0, count, CHUNK):
                 _corners(
-                    points, chunk, scales[level], smooth, dense[level], resolutions[level], sizes[level],
+                    xs, ys, zs, chunk, scales[level], smooth, dense[level], resolutions[level], sizes[level],
                     entries, weights,
                 )  # fmt: skip
                 if features == 2:
-                    _scatter_pairs(part, entries, weights, chunk, count, grad[first], grad[first + 1])
+                    _scatter_pairs(part, entries, weights, chunk, count, one, other)
                     continue
                 for j in range(min(CHUNK, count - chunk)):
                     for f in range(features):
