@@ -25,10 +25,12 @@ class HeadSurface:
     Attributes:
         distance: ``(N, 3)`` scene points to ``(N,)`` signed distances, negative inside.
         within: ``(N, 3)`` to ``(N,)``: how far off, in scene units, a sculpture may stand and still take its relief.
+        chin: its height (y), scene units.
     """
 
     distance: Callable[[Tensor], Tensor]
     within: Callable[[Tensor], Tensor]
+    chin: float
 
 
 def head_surface(
@@ -65,7 +67,7 @@ def head_surface(
     def within(points: Tensor) -> Tensor:
         return relief * (1 + (LOOSER - 1) * smooth_step((chin - NECK - points[:, 1]) / (CHEST - NECK)))
 
-    return HeadSurface(distance, within)
+    return HeadSurface(distance, within, chin)
 
 
 def finest_grid(config: SculptConfig) -> int:

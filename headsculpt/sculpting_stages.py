@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from headsculpt.representations.nerf import NeRF
 
 
+UNDER_LIP = 0.05  # above the chin's lowest point, scene units
 MATCHED = 12  # sets of cameras in which a mesh is matched to its NeRF
 
 
@@ -233,14 +234,21 @@ def new_dmtet(
     """The fine representation, from the coarse one, with the relief of the head where nothing has grown on it, and the
     shape of an edit's source where the edit may not act."""
     from headsculpt.representations.dmtet import DMTet
-    from headsculpt.representations.relief import take_relief
 
     dmtet = DMTet.from_field(nerf, resolution=config.fine.tet_resolution)
     if head is not None:
-        take_relief(dmtet, head.distance, head.within)
+        on_head(dmtet, head)
     if kept is not None:
         kept.keep_shape(dmtet)
     return dmtet
+
+
+def on_head(dmtet: DMTet, head: HeadSurface) -> None:
+    """Gives a sculpture the head's relief where nothing has grown on it, and fills what hangs before its neck."""
+    from headsculpt.representations.relief import fill_pockets, take_relief
+
+    fill_pockets(dmtet, head.distance, head.chin + UNDER_LIP)
+    take_relief(dmtet, head.distance, head.within)
 
 
 def settled(
@@ -248,13 +256,11 @@ def settled(
 ) -> FineStage:
     """The shape for the last look: on a finer grid, once more with the relief of the head and what an edit keeps,
     without small handles."""
-    from headsculpt.representations.relief import take_relief
-
     if config.refine.tet_resolution == config.fine.tet_resolution and head is None and kept is None:
         return fine
     dmtet = fine.dmtet.regridded(config.refine.tet_resolution)
     if head is not None:
-        take_relief(dmtet, head.distance, head.within)
+        on_head(dmtet, head)
     if kept is not None:
         kept.keep_shape(dmtet)
     dmtet.remove_handles()

@@ -11,7 +11,7 @@ from headsculpt.config import config_from_yaml, load_config, to_yaml
 from headsculpt.head_surface import HeadSurface, head_surface, seen_faces
 from headsculpt.heads.builtin import builtin_head
 from headsculpt.representations.dmtet import DMTet
-from headsculpt.representations.relief import take_relief
+from headsculpt.representations.relief import fill_pockets, take_relief
 from headsculpt.representations.tetrahedra import grid_vertices
 from headsculpt.sculpting_stages import FineStage, settled
 
@@ -75,17 +75,67 @@ def test_within_0_changes_nothing_and_less_is_refused():
         take_relief(dmtet, ball(0.5), within=-0.1)
 
 
+def box(low, high):
+    middle, half = (torch.tensor(low) + torch.tensor(high)) / 2, (torch.tensor(high) - torch.tensor(low)) / 2
+    return lambda points: ((points - middle).abs() - half).amax(-1)
+
+
+NECK = box((-0.3, -0.9, -0.3), (0.3, 0.5, 0.1))
+LID = box((-0.3, 0.0, 0.1), (0.3, 0.2, 0.3))
+
+
+def hanging(*parts):
+    return grid(lambda points: torch.stack([part(points) for part in (NECK, *parts)]).amin(0))
+
+
+def solid_at(dmtet: DMTet, y: float, z: float) -> bool:
+    where = ((torch.tensor([0.0, y, z]) + HALF) / CELL).round().long()
+    return bool(dmtet.sdf[tuple(where)] < 0)
+
+
+def test_a_slab_before_the_neck_is_filled_up_to_it():
+    dmtet = hanging(LID, box((-0.3, -0.3, 0.2), (0.3, 0.2, 0.3)))
+    assert not solid_at(dmtet, -0.1, 0.15)
+    fill_pockets(dmtet, NECK, below=0.5)
+    assert solid_at(dmtet, -0.1, 0.15)
+    assert not solid_at(dmtet, -0.4, 0.15)  # below the slab
+    dmtet.mesh().checked("the beard")
+
+
+def test_pockets_above_the_chin_stay():
+    dmtet = hanging(LID, box((-0.3, -0.3, 0.2), (0.3, 0.2, 0.3)))
+    fill_pockets(dmtet, NECK, below=-0.2)
+    assert not solid_at(dmtet, -0.1, 0.15)
+
+
+def test_a_tail_behind_keeps_its_gap():
+    dmtet = hanging(box((-0.1, 0.0, -0.5), (0.1, 0.2, -0.3)), box((-0.1, -0.5, -0.5), (0.1, 0.2, -0.4)))
+    fill_pockets(dmtet, NECK, below=0.5)
+    assert not solid_at(dmtet, -0.2, -0.35)
+
+
+def test_a_collar_under_the_heads_own_chin_keeps_its_gap():
+    def head(points):
+        return torch.minimum(NECK(points), LID(points))
+
+    dmtet = hanging(LID, box((-0.3, -0.9, 0.2), (0.3, -0.1, 0.3)))
+    fill_pockets(dmtet, head, below=0.5)
+    assert not solid_at(dmtet, -0.2, 0.15)
+
+
 def test_a_deformed_grid_is_refused():
     dmtet = grid(lumpy)
     with torch.no_grad():
         dmtet.deform[3, 3, 3, 0] = 0.01
     with pytest.raises(ValueError, match=r"undeformed grid; call regridded\(\) first"):
         take_relief(dmtet, ball(0.5), within=0.06)
+    with pytest.raises(ValueError, match=r"undeformed grid; call regridded\(\) first"):
+        fill_pockets(dmtet, ball(0.5), below=0.0)
 
 
 def test_before_the_last_look_the_shape_moves_to_a_finer_grid_with_the_relief():
     config = load_config("draft", ["fine.relief=0.06", "refine.tet_resolution=64"], prompt="an egg")
-    head = HeadSurface(ball(0.5), lambda points: torch.full_like(points[:, 0], 0.06))
+    head = HeadSurface(ball(0.5), lambda points: torch.full_like(points[:, 0], 0.06), chin=-0.4)
     fine = settled(config, FineStage(grid(lumpy), config), head)
     assert float(fine.dmtet.cell) < 0.6 * CELL
     assert (radii(fine.dmtet) - 0.5).abs().max() < 0.002

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from headsculpt.representations.dmtet import BAND_CELLS, DMTet, evaluate
@@ -23,6 +25,54 @@ BLUR = 0.05
 # is higher than FAR (hats, beards, a mohawk) has edges, which a wide blur would round off.
 NEAR, FAR = 0.10, 0.16
 SMOOTHING_NEAR, SMOOTHING_FAR = 0.03, 0.018  # standard deviations
+
+# Scene units: how far apart the two sides of a pocket may be, and how far above it its lid; what stands off by less
+# than GROWN from the head is the head.
+POCKET, GROWN = 0.2, 0.02
+
+
+@torch.no_grad()
+def fill_pockets(dmtet: DMTet, distance: Callable[[Tensor], Tensor], below: float) -> None:
+    """Fills what is enclosed from the front, from behind and from above by what has grown on a head, in place.
+
+    So a beard is full up to the neck. Distillation leaves a slab that hangs from the chin: no view looks up behind it.
+    What has grown behind the head, such as a ponytail, keeps its gap, and so does a collar, above which is a chin.
+
+    Args:
+        dmtet: in scene units, y up and z to the front, not deformed.
+        distance: of the head that it grew on, as in :func:`take_relief`.
+        below: height (y) up to which pockets are filled, scene units; the chin's.
+
+    Raises:
+        ValueError: the grid has been deformed.
+    """
+    _check_undeformed(dmtet)
+    cell, shape = float(dmtet.cell), dmtet.sdf.shape
+    points = grid_vertices((shape[0], shape[1], shape[2]), dmtet.lower, cell)
+    solid = (dmtet.sdf < 0).cpu().numpy()
+    grown = solid & (evaluate(distance, points).view(shape) > GROWN).cpu().numpy()
+    low = (points[:, 1].view(shape) < below).cpu().numpy()
+    reach = round(POCKET / cell)
+    before, behind, lid = _ahead(grown, 2, reach), _ahead(solid, 2, -reach), _ahead(grown, 1, reach)
+    pocket = torch.from_numpy(~solid & low & before & behind & lid).to(dmtet.sdf.device)
+    dmtet.sdf[pocket] = -0.5 * cell
+
+
+def _ahead(mask: NDArray[np.bool_], axis: int, reach: int) -> NDArray[np.bool_]:
+    """Where a cell of the mask lies up to ``reach`` cells further along an axis, or back where that is negative."""
+    mask = np.moveaxis(mask, axis, 0)
+    found = np.zeros_like(mask)
+    for step in range(1, min(abs(reach), len(mask) - 1) + 1):
+        if reach > 0:
+            found[:-step] |= mask[step:]
+        else:
+            found[step:] |= mask[:-step]
+    return np.moveaxis(found, 0, axis)
+
+
+def _check_undeformed(dmtet: DMTet) -> None:
+    if dmtet.deform.any():
+        raise ValueError("relief is taken on an undeformed grid; call regridded() first")
 
 
 @torch.no_grad()
@@ -47,8 +97,7 @@ def take_relief(
         raise ValueError(f"within must be 0 or more scene units; got {within:g}")
     if within == 0:
         return
-    if dmtet.deform.any():
-        raise ValueError("relief is taken on an undeformed grid; call regridded() first")
+    _check_undeformed(dmtet)
     cell, shape = float(dmtet.cell), dmtet.sdf.shape
     points = grid_vertices((shape[0], shape[1], shape[2]), dmtet.lower, cell)
     other = evaluate(distance, points).view(shape)
