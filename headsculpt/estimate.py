@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 # CPU: measured where measured_teraflops() gives 0.13 (two cores with AVX2; benchmarks/loop_share.py); on two cores that
 # give about 0.55 (AVX-512 BF16), predictions took a quarter of that and steps two fifths. CUDA: not measured.
 _SECONDS = {
-    "cpu": {"coarse": (0.104, 0.049), "fine": (0.130, 0.107)},
+    "cpu": {"coarse": (0.106, 0.039), "fine": (0.122, 0.103)},
     "cuda": {"coarse": (0.003, 0.003), "fine": (0.003, 0.004)},
 }
 _MEASURED_AT = {"cpu": 0.13, "cuda": 30.0}
 _PAINT_SECONDS = {"cpu": 0.3, "cuda": 0.03}  # a view of the last look beside its predictions
-_FIXED_SECONDS = {"mini": 60.0, "sd": 90.0}  # imports, weights, meshing, texture, pictures
+_FIXED_SECONDS = {"mini": 45.0, "sd": 90.0}  # imports, weights, meshing, texture, pictures
 _MINI_GB = 1.3
 
 # Stable Diffusion 1.5 and 2.1 at 512x512: TFLOP of one image, counted; parameters in thousands of millions.
