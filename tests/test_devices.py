@@ -102,9 +102,9 @@ def test_freed_memory_is_used_again_without_asking_the_system():
             pytest.skip("another C library")
         return int(count)
 
-    kept = faults("keep")
-    assert kept < 200  # of 20480 pages
-    assert faults("leave") > kept  # if not, the library has learnt it, and the function can go
+    # Of 20480 pages none to a quarter, as small arrays come to lie between; without it, all (if not, the library has
+    # learnt it, and the function can go).
+    assert faults("keep") <= faults("leave") / 2
 
 
 def test_other_devices_and_systems_are_left_alone(monkeypatch):
