@@ -174,7 +174,7 @@ def keep_freed_memory(device: torch.device | str) -> bool:
     """Has the C library keep the memory of freed arrays for the next ones, where the work is done on a CPU.
 
     A step makes and frees arrays of some 20 MB. glibc gives such memory back to the system at once, which then clears
-    and maps it anew, page by page: a seventh of the time of a NeRF's step. It holds for the whole process, which keeps
+    and maps it anew, page by page, in every step. It holds for the whole process, which keeps
     up to a few times what a step uses at once.
 
     Returns:

@@ -7,8 +7,7 @@ The kernels do one level after the other, all points of it: its part of the tabl
 core's own cache. So features and their gradients are ``(C, N)`` here, each feature of all points in a row, which is also
 how a linear layer gives gradients back. In the two kernels that every step of a NeRF takes, :func:`forward` and
 :func:`backward_table`, points come in chunks: first the corners' table entries and weights of a whole chunk, then the
-table itself, entry by entry, both in the vector instructions of ``hash_vectors.py``. What is left is nearly what it takes
-to fetch the entries' cache lines.
+table itself, entry by entry, both in the vector instructions of ``hash_vectors.py``.
 
 Determinism: what gathers is parallel over points; what scatters is parallel over levels, and a
 level owns its slice of the table, so the order of additions never depends on the number of threads.
