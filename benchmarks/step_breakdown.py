@@ -108,7 +108,8 @@ def run(stage, guide, options, device: torch.device) -> dict[str, list[float]]:
             extra = stage.regularisation(0.5)
         with phase(OWN[3]):
             optimiser.zero_grad(set_to_none=True)
-            torch.autograd.backward([rendering.rgb, extra], [image.grad, None])
+            roots = [rendering.rgb] + [extra] * extra.requires_grad  # a constant where all weights are 0
+            torch.autograd.backward(roots, [image.grad, None][: len(roots)])
         with phase(OWN[4]):
             drop_bad_gradients(stage.module)
             optimiser.step()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -96,7 +97,13 @@ def importable(module: str) -> bool:
     """Whether a top-level module is there, without importing it."""
     if module in sys.modules:
         return sys.modules[module] is not None
-    return importlib.util.find_spec(module) is not None
+    return _found(module, importlib.util.find_spec)
+
+
+@functools.lru_cache(maxsize=64)
+def _found(module: str, find_spec: Any) -> bool:
+    # Kept, as a look-up takes a millisecond. find_spec is part of the key because tests put others in its place.
+    return find_spec(module) is not None
 
 
 def triton_interpreted() -> bool:

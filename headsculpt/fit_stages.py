@@ -220,7 +220,8 @@ def fit_field(
             view, background=background[None, :, None], shaded=light == "studio", generator=generator
         )
         loss = error(rendering.rgb[0, :, 0], photographs.over(values, background))
-        total = loss + weighted_sum(field.regularisation(step / steps), weights)
+        terms = field.regularisation(step / steps, distortion=weights.get("distortion", 0.0) > 0)
+        total = loss + weighted_sum(terms, weights)
         if photographs.masks is not None:
             total = total + settings.opacity_weight * error(rendering.opacity[0, :, 0], values[:, 3:])
         _step(optimiser, total, field, step / steps)

@@ -231,11 +231,12 @@ def run_stage(
                 rgb = stage.render(seen, behind, generator).rgb
                 descend(stage, optimiser, image_loss(rgb, target), progress)
 
+        value = float(loss.detach())  # waits for the device
         seconds = time.perf_counter() - started
         line = {
             "stage": stage.name,
             "step": step + 1,
-            "loss": float(loss.detach()),
+            "loss": value,
             "seconds": round(seconds, 4),
         }
         if record is not None:
@@ -246,7 +247,7 @@ def run_stage(
             image = preview(stage)
             run.save_preview(f"{stage.name}-{step + 1:05d}", image)
         try:
-            clock.report(stage.name, step + 1, stage.steps, float(loss.detach()), seconds, image)
+            clock.report(stage.name, step + 1, stage.steps, value, seconds, image)
         except KeyboardInterrupt:
             save(step + 1)
             raise

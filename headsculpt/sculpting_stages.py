@@ -69,7 +69,7 @@ class CoarseStage:
 
     def regularisation(self, progress: float) -> Tensor:
         coarse = self.config.coarse
-        terms = self.nerf.regularisation(progress)
+        terms = self.nerf.regularisation(progress, distortion=False)
         # Late: what grows is half transparent at first.
         ramp = min(1.0, max(0.0, 2 * progress - 0.8))
         weights = {

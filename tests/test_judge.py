@@ -246,7 +246,7 @@ def test_figures_are_read_from_all_sides_and_counted_where_a_view_shows_them(mon
 
 def test_pasted_faces_are_labelled_as_faces_and_nothing_else(tmp_path):
     portraits = open_dataset(write_portraits(tmp_path, figures=40))
-    batch = train_judge.batch_of(portraits, np.arange(len(portraits)))
+    batch = train_judge.Examples(portraits)[np.arange(len(portraits))]
     before = batch.images.clone()
     batch = train_judge.paste_faces(batch, torch.Generator().manual_seed(0), share=1.0)
     changed = (batch.images != before).flatten(1).any(1)
@@ -254,6 +254,17 @@ def test_pasted_faces_are_labelled_as_faces_and_nothing_else(tmp_path):
     assert (changed == (batch.face_pasted >= 0)).all()
     assert (batch.azimuth_deg[changed].abs() >= 120).all()
     assert (batch.labels[changed] == train_judge.IGNORED).all()
+
+
+def test_a_picture_and_its_mirror_image_are_read_alike():
+    torch.manual_seed(0)
+    judge = Judge(JudgeNetwork(SMALL))
+    picture = torch.rand(2, 3, SIZE, SIZE)
+    plain, mirrored = judge.outputs(picture), judge.outputs(picture.flip(-1))
+    for name in judge.network.sizes:
+        assert torch.allclose(plain[name], mirrored[name], atol=1e-5)
+    with torch.no_grad():
+        assert torch.equal(plain["points"], judge.network(picture)["points"])  # not so the landmarks
 
 
 def test_command_line_names_a_missing_data_folder(tmp_path, capsys):

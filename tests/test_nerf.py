@@ -10,7 +10,13 @@ import torch
 
 from headsculpt.cameras import framed, orbit
 from headsculpt.representations import march_kernels
-from headsculpt.representations.compositing import composite, distortion_loss
+from headsculpt.representations.compositing import (
+    composite,
+    composite_packed,
+    composite_reference,
+    distortion_in_torch,
+    distortion_loss,
+)
 from headsculpt.representations.density_prior import DensityPrior, signed_distance_grid, softplus_inverse
 from headsculpt.representations.nerf import NeRF
 from headsculpt.representations.occupancy import OccupancyGrid
@@ -114,6 +120,42 @@ def test_distortion_agrees_with_double_loop() -> None:
     torch.testing.assert_close(mine, reference)
 
 
+EMPTY_AMONG = [[3, 0, 5, 1], [0, 7, 0, 0, 2, 40, 0], [40]]
+
+
+@pytest.mark.parametrize("counts", EMPTY_AMONG)
+def test_distortion_for_cuda_is_that_of_the_kernel(counts: list[int]) -> None:
+    weights, dt, t, _, offsets = packed(counts)
+    found = []
+    for loss_of in (distortion_loss, distortion_in_torch):
+        w = (weights / 20).requires_grad_()
+        loss = loss_of(w, t, dt, offsets)
+        found.append((loss.detach(), *torch.autograd.grad(3 * loss, w)))
+    torch.testing.assert_close(found[1], found[0])
+
+
+def test_distortion_for_cuda_of_nothing_is_zero() -> None:
+    _, dt, t, _, offsets = packed([0, 0])
+    weights = torch.zeros(0, requires_grad=True)
+    loss = distortion_in_torch(weights, t, dt, offsets)
+    loss.backward()
+    assert float(loss.detach()) == 0 and weights.grad is not None
+
+
+@pytest.mark.parametrize("counts", EMPTY_AMONG)
+def test_packed_composite_for_cuda_is_the_padded_one(counts: list[int]) -> None:
+    sigma, dt, t, values, offsets = packed(counts)
+    found = []
+    for form in (composite_reference, composite_packed):
+        s, v = sigma.clone().requires_grad_(), values.clone().requires_grad_()
+        out = form(s, dt, t, v, offsets)
+        upstream = seeded(4)
+        loss = sum((x * torch.randn(x.shape, generator=upstream)).sum() for x in out)
+        found.append((*(x.detach() for x in out), *torch.autograd.grad(loss, (s, v))))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+    assert found[1][0].dtype == torch.float32
+
+
 # ---------------------------------------------------------------- occupancy and marching
 
 
@@ -142,6 +184,7 @@ def test_empty_occupancy_gives_no_samples_and_the_background() -> None:
     assert (rendering.opacity == 0).all() and (rendering.depth == 0).all()
     terms = nerf.regularisation(0.5)
     assert all(torch.isfinite(value) for value in terms.values())
+    assert terms.keys() - nerf.regularisation(0.5, distortion=False).keys() == {"distortion"}
 
 
 def test_skipping_empty_cells_loses_nothing() -> None:

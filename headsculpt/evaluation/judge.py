@@ -195,14 +195,22 @@ class Judge:
 
     @torch.no_grad()
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
-        """Raw outputs of the network for pictures of any size, 64 at a time."""
+        """Outputs of the network for pictures of any size, 64 at a time.
+
+        Every picture is read twice, as it is and in a mirror, which changes nothing that the judge is asked about; all
+        but the landmarks is the mean of the two readings.
+        """
         if images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(f"the judge reads images (B, 3, H, W); got {tuple(images.shape)}")
         device = next(self.network.parameters()).device
         images = images.to(device=device, dtype=torch.float32)
         if images.shape[2:] != (SIZE, SIZE):
             images = F.interpolate(images, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
-        parts = [self.network(part) for part in images.split(64)]
+        parts = []
+        for part in images.split(64):
+            plain, mirrored = self.network(part), self.network(part.flip(-1))
+            means = {name: 0.5 * (plain[name] + mirrored[name]) for name in self.network.sizes}
+            parts.append(plain | means)
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def read(self, images: Tensor) -> dict[str, tuple[list, Tensor]]:

@@ -33,6 +33,7 @@ from headsculpt.evaluation.judge import (
     load_judge,
 )  # fmt: skip
 from headsculpt.priors.dataset import VIEWS_PER_FIGURE, Portraits, open_dataset
+from headsculpt.priors.resident import Rows, as_images, normal_like
 from headsculpt.priors.training import Budget, Stage, train
 from headsculpt.synthesis.attributes import VALUES
 from headsculpt.synthesis.captions import sample_attributes
@@ -67,20 +68,29 @@ class Batch:
     face_pasted: Tensor
 
 
-def batch_of(portraits: Portraits, rows: np.ndarray) -> Batch:
-    """Those images of a data set."""
-    views, landmarks = portraits.views[rows], torch.from_numpy(portraits.landmarks[rows])
-    people = [portraits.attributes[row // VIEWS_PER_FIGURE] for row in rows.tolist()]
-    labels = [visible_labels(a, *map(float, v)) for a, v in zip(people, views, strict=True)]
-    return Batch(
-        torch.from_numpy(portraits.images(rows)).permute(0, 3, 1, 2).contiguous().float() / 255,
-        torch.tensor(labels),
-        torch.from_numpy(views[:, 0].copy()),
-        torch.from_numpy(views[:, 2].copy()),
-        landmarks[..., :2],
-        landmarks[..., 2],
-        torch.full((len(rows),), -1.0),
-    )
+class Examples:
+    """The pictures of a data set with their truth, by row; on a GPU all pictures lie in its memory."""
+
+    def __init__(self, portraits: Portraits, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.images = Rows(portraits.shards, device)
+        self.landmarks = Rows([portraits.landmarks], device)
+        self.views = Rows([portraits.views], device)
+        people = (portraits.attributes[row // VIEWS_PER_FIGURE] for row in range(len(portraits)))
+        seen = [visible_labels(a, *v) for a, v in zip(people, portraits.views.tolist(), strict=True)]
+        self.labels = Rows([np.array(seen, np.int64)], device)
+
+    def __getitem__(self, rows: np.ndarray) -> Batch:
+        views, landmarks = self.views[rows], self.landmarks[rows]
+        return Batch(
+            as_images(self.images[rows]),
+            self.labels[rows],
+            views[:, 0],
+            views[:, 2],
+            landmarks[..., :2],
+            landmarks[..., 2],
+            torch.full((len(rows),), -1.0, device=self.device),
+        )
 
 
 def paste_faces(batch: Batch, generator: torch.Generator, share: float = 0.3) -> Batch:
@@ -89,46 +99,50 @@ def paste_faces(batch: Batch, generator: torch.Generator, share: float = 0.3) ->
     The world has no two-faced heads, but the Janus check asks about them. As many backs get a piece of
     another back, so that the seam alone tells nothing. Ours.
     """
-    count = len(batch.images)
-    pasted = torch.full((count,), -1.0)
     azimuth = ((batch.azimuth_deg + 180) % 360 - 180).abs()
     fronts, backs = (azimuth <= FRONTAL_DEG[0]).nonzero()[:, 0], (azimuth >= 120).nonzero()[:, 0]
     if batch.points.shape[1] == 0 or len(fronts) == 0 or len(backs) < 2:
         return batch
-    images, labels = batch.images.clone(), batch.labels.clone()
-    rows, columns = torch.meshgrid(torch.arange(SIZE) + 0.5, torch.arange(SIZE) + 0.5, indexing="ij")
-    for row in backs.tolist():
-        draw = float(torch.rand((), generator=generator))
-        if draw >= share:
-            continue
-        donors = fronts if draw < 0.5 * share else backs[backs != row]
-        # The donor whose framing is nearest, so that the face has about the head's size.
-        donor = int(donors[(batch.half_height[donors] - batch.half_height[row]).abs().argmin()])
-        low, high = batch.points[donor].amin(0), batch.points[donor].amax(0)
-        centre, radius = 0.5 * (low + high), (0.5 * (high - low)).clamp_min(4.0)
-        distance = ((columns - centre[0]) / radius[0]) ** 2 + ((rows - centre[1]) / radius[1]) ** 2
-        alpha = ((1.15 - distance) / 0.35).clamp(0, 1)
-        images[row] = images[row] * (1 - alpha) + batch.images[donor] * alpha
-        labels[row] = IGNORED
-        pasted[row] = float(draw < 0.5 * share)
-    batch.images, batch.labels, batch.face_pasted = images, labels, pasted
+    draws = torch.rand(len(backs), generator=generator).to(backs.device)
+    rows = backs[draws < share]
+    with_face = draws[draws < share] < 0.5 * share
+
+    def nearest(donors: Tensor) -> Tensor:
+        """For each row the donor whose framing is nearest, so that what is pasted has about the head's size."""
+        apart = (batch.half_height[donors] - batch.half_height[rows, None]).abs()
+        return donors[apart.masked_fill(donors == rows[:, None], torch.inf).argmin(1)]
+
+    donor = torch.where(with_face, nearest(fronts), nearest(backs))
+    low, high = batch.points[donor].amin(1), batch.points[donor].amax(1)
+    centre, radius = 0.5 * (low + high), (0.5 * (high - low)).clamp_min(4.0)
+    pixel = torch.arange(SIZE, device=rows.device) + 0.5
+    across = ((pixel - centre[:, :1]) / radius[:, :1])[:, None, :]
+    down = ((pixel - centre[:, 1:]) / radius[:, 1:])[:, :, None]
+    alpha = ((1.15 - across**2 - down**2) / 0.35).clamp(0, 1)[:, None]
+    pasted = torch.lerp(batch.images[rows], batch.images[donor], alpha)
+    batch.images, batch.labels = batch.images.clone(), batch.labels.clone()
+    batch.images[rows], batch.labels[rows] = pasted, IGNORED
+    batch.face_pasted[rows] = with_face.float()
     return batch
 
 
 def augmented(batch: Batch, generator: torch.Generator) -> Batch:
     """Light, blotches, blur, lost resolution and noise: what sculpted renders have and the world has not."""
-    x, count = batch.images, len(batch.images)
+    x, count, device = batch.images, len(batch.images), batch.images.device
 
     def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(count, 1, 1, 1, generator=generator)
+        return low + (high - low) * torch.rand(count, 1, 1, 1, generator=generator).to(device)
+
+    def some(share: float) -> Tensor:
+        return (torch.rand(count, generator=generator) < share).nonzero()[:, 0].to(device)
 
     grey = x.mean(1, keepdim=True)
     x = grey + (x - grey) * uniform(0.85, 1.15)
     x = 0.5 + (x - 0.5) * uniform(0.85, 1.15) + uniform(-0.05, 0.05)
     # Colours that come and go over an eighth of the picture, as on a sculpture whose views disagreed.
-    blotchy = torch.rand(count, generator=generator) < 0.4
-    if blotchy.any():
-        coarse = 0.05 * torch.randn((int(blotchy.sum()), 3, 16, 16), generator=generator)
+    blotchy = some(0.4)
+    if len(blotchy):
+        coarse = 0.05 * normal_like(x.new_empty(len(blotchy), 3, 16, 16), generator)
         smooth = F.interpolate(coarse, (SIZE, SIZE), mode="bilinear", align_corners=False)
         x[blotchy] = x[blotchy] + smooth * uniform(0.2, 1.6)[blotchy]
     # A 3x3 mean in two passes: avg_pool2d takes five times as long on a CPU.
@@ -137,13 +151,12 @@ def augmented(batch: Batch, generator: torch.Generator) -> Batch:
     soft = (soft[..., :-2] + soft[..., 1:-1] + soft[..., 2:]) / 9
     x = torch.lerp(x, soft, uniform(-0.7, 1.0).clamp_min(0))
     size = int(torch.randint(60, 112, (), generator=generator))
-    few = torch.rand(count, generator=generator) < 0.25
-    if few.any():
+    few = some(0.25)
+    if len(few):
         small = F.interpolate(x[few], (size, size), mode="bilinear", antialias=True, align_corners=False)
         x[few] = F.interpolate(small, (SIZE, SIZE), mode="bilinear", align_corners=False)
-    loud = torch.rand(count, generator=generator) < 0.35  # normal numbers cost as much as all else here
-    noise = torch.randn((int(loud.sum()), *x.shape[1:]), generator=generator)
-    x[loud] += noise * uniform(0.0, 0.035)[loud]
+    loud = some(0.35)  # normal numbers cost as much as all else here
+    x[loud] += normal_like(x[loud], generator) * uniform(0.0, 0.035)[loud]
     batch.images = x.clamp(0, 1)
     return batch
 
@@ -153,8 +166,8 @@ def judge_loss(outputs: dict[str, Tensor], batch: Batch, smoothing: float = 0.03
     total = outputs["face_seen"].new_zeros(())
     for index, family in enumerate(VALUES):
         labels = batch.labels[:, index]
-        if (labels != IGNORED).any():
-            total = total + F.cross_entropy(outputs[family], labels, label_smoothing=smoothing)
+        wrong = F.cross_entropy(outputs[family], labels, reduction="sum", label_smoothing=smoothing)
+        total = total + wrong / (labels != IGNORED).sum().clamp_min(1)
     pasted = batch.face_pasted
     for name, band in (("face_seen", FACE_SEEN_DEG), ("frontal", FRONTAL_DEG)):
         label, weight = band_label(batch.azimuth_deg, band)
@@ -179,7 +192,9 @@ def judge_loss(outputs: dict[str, Tensor], batch: Batch, smoothing: float = 0.03
     return total
 
 
-def judge_stage(network: JudgeNetwork, portraits: Portraits, rows: np.ndarray, folder: Path) -> Stage:
+def judge_stage(
+    network: JudgeNetwork, portraits: Portraits, rows: np.ndarray, folder: Path, size: int = BATCH
+) -> Stage:
     """The judge as a stage of the common training loop.
 
     Args:
@@ -187,17 +202,17 @@ def judge_stage(network: JudgeNetwork, portraits: Portraits, rows: np.ndarray, f
         portraits: the data set.
         rows: images of it to train on; the others stay held out.
         folder: gets the finished weights.
+        size: pictures a step.
     """
     device = next(network.parameters()).device
+    examples = Examples(portraits, device)
 
     def batch_at(step: int, generator: torch.Generator) -> Batch:
         # Without replacement within an epoch, and a function of the step alone.
-        per_epoch = max(len(rows) // BATCH, 1)
+        per_epoch = max(len(rows) // size, 1)
         epoch, place = divmod(step, per_epoch)
-        order = np.random.default_rng((17, epoch)).permutation(len(rows))[place * BATCH : (place + 1) * BATCH]
-        batch = augmented(paste_faces(batch_of(portraits, rows[np.sort(order)]), generator), generator)
-        for name, value in vars(batch).items():
-            setattr(batch, name, value.to(device))
+        order = np.random.default_rng((17, epoch)).permutation(len(rows))[place * size : (place + 1) * size]
+        batch = augmented(paste_faces(examples[rows[np.sort(order)]], generator), generator)
         batch.images = batch.images.contiguous(memory_format=torch.channels_last)
         return batch
 
@@ -224,7 +239,7 @@ def judge_stage(network: JudgeNetwork, portraits: Portraits, rows: np.ndarray, f
         Judge(network).save(folder)
 
     return Stage(
-        "judge", network, loss, export, BATCH, learning_rate=2e-3, weight_decay=0.02, betas=(0.9, 0.98),
+        "judge", network, loss, export, size, learning_rate=2e-3, weight_decay=0.02, betas=(0.9, 0.98),
         ema_decay=0.998, clip_norm=5.0, muon=True,
     )  # fmt: skip
 
@@ -255,8 +270,9 @@ def held_out_accuracy(judge: Judge, portraits: Portraits, rows: np.ndarray) -> d
     two face questions, and ``landmark_error``: mean distance of visible points as a fraction of the width."""
     right: dict[str, list[np.ndarray]] = {name: [] for name in (*VALUES, "face_seen", "frontal")}
     distances: list[np.ndarray] = []
+    examples = Examples(portraits)
     for start in range(0, len(rows), 256):
-        batch = batch_of(portraits, rows[start : start + 256])
+        batch = examples[rows[start : start + 256]]
         outputs = {name: value.cpu() for name, value in judge.outputs(batch.images).items()}
         for index, family in enumerate(VALUES):
             label = batch.labels[:, index]
@@ -328,6 +344,7 @@ def main(arguments: list[str] | None = None) -> int:
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--minutes", type=float, default=12.0)
     budget.add_argument("--steps", type=int)
+    parser.add_argument("--batch", type=int, default=BATCH, help="pictures a step")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
@@ -351,7 +368,7 @@ def main(arguments: list[str] | None = None) -> int:
             network = network.to(device=given.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             if given.start is not None:
                 begin_with(network, given.start)
-            stage = judge_stage(network, portraits, rows, given.weights)
+            stage = judge_stage(network, portraits, rows, given.weights, given.batch)
             end = Budget(None if given.steps else given.minutes, given.steps)
             if not train(stage, given.work, end, seed=given.seed):
                 print(

@@ -280,8 +280,9 @@ class ScoreDistillation:
         own_loss = None
         if self.particles is not None:
             own_loss = self.particles.learn(latents.detach(), states["text"], cameras, controls, generator)
+        timestep = float(timesteps.float().mean()) / len(abar)  # waits for the device
         seconds = time.perf_counter() - started
-        return loss, GuidanceRecord(float(timesteps.float().mean()) / len(abar), seconds, target, own_loss)
+        return loss, GuidanceRecord(timestep, seconds, target, own_loss)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside the configuration: the model of the renderings, for VSD."""

@@ -388,7 +388,10 @@ def random_prior(
     if shape not in ("tiny", "mini", "sd15"):
         raise PriorError(f"unknown shape '{shape}' for a random prior; expected tiny, mini or sd15")
     tokenizer = mini.make_tokenizer(["a portrait of a man with a white beard and round glasses"] * 2, 600)
-    with torch.random.fork_rng(devices=[]), _default_dtype(dtype):  # never twice the memory while it is made
+    # Drawn on the device, which is faster by far, and in the asked type: never twice the memory while it is made.
+    place = torch.device(device)
+    kept = [torch.cuda.current_device()] if place.type == "cuda" else []
+    with torch.random.fork_rng(devices=kept), _default_dtype(dtype), place:
         torch.manual_seed(seed)
         if shape == "sd15":
             from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
@@ -411,17 +414,19 @@ def random_prior(
                     pad_token_id=tokenizer.pad_token_id,
                 )
             )  # fmt: skip
-            scheduler: Any = DDIMScheduler(
-                beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-                set_alpha_to_one=False, steps_offset=1,
-            )  # fmt: skip
+            with torch.device("cpu"):  # where the scheduler of a loaded prior has its arrays
+                scheduler: Any = DDIMScheduler(
+                    beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+                    set_alpha_to_one=False, steps_offset=1,
+                )  # fmt: skip
             controlnets: dict[str, Any] = {control: ControlNetModel.from_unet(unet) for control in controls}
         else:
             tiny = shape == "tiny"
             unet = mini.make_unet(mini.TINY_UNET if tiny else mini.UNET)
             vae = mini.make_vae(mini.TINY_VAE if tiny else mini.VAE)
             text_encoder = mini.make_text_encoder(tokenizer, mini.TINY_TEXT if tiny else mini.TEXT)
-            scheduler = mini.make_scheduler()
+            with torch.device("cpu"):
+                scheduler = mini.make_scheduler()
             controlnets = {control: mini.make_controlnet(unet) for control in controls}
     prior = _assembled(f"random {shape}", tokenizer, text_encoder, vae, unet, scheduler, controlnets)
     return prior.frozen(device, dtype)

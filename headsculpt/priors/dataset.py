@@ -235,23 +235,33 @@ class Portraits:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def landmark_maps(self, indices: NDArray, size: int) -> NDArray:
+    def landmark_maps(self, indices: NDArray, size: int, workers: int = 1) -> NDArray:
         """Landmark drawings ``(B, size, size, 3)`` uint8; black where no landmark is visible."""
-        from headsculpt.heads.landmarks import draw_landmarks
-
         scale = size / self.shards[0].shape[1]
-        maps = []
-        for points in self.landmarks[indices]:
-            drawn = {name: points[part, :2] * scale for name, part in self.contours.items()}
-            seen = {name: points[part, 2] > 0.5 for name, part in self.contours.items()}
-            maps.append(draw_landmarks(drawn, size, size, visible=seen))
-        return np.stack(maps)
+        points = self.landmarks[indices]
+        if workers == 1:
+            return _draw(points, self.contours, scale, size)
+        parts = np.array_split(points, max(1, min(workers, len(points) // 64)))
+        with ProcessPoolExecutor(len(parts), mp_context=get_context("spawn")) as pool:
+            jobs = [pool.submit(_draw, part, self.contours, scale, size) for part in parts]
+            return np.concatenate([job.result() for job in jobs])
 
     def images(self, indices: NDArray) -> NDArray:
         """Images ``(B, S, S, 3)`` uint8."""
         which = np.searchsorted(self.starts, indices, side="right") - 1
         pairs = zip(which, indices, strict=True)
         return np.stack([self.shards[w][i - self.starts[w]] for w, i in pairs])
+
+
+def _draw(points: NDArray, contours: dict[str, slice], scale: float, size: int) -> NDArray:
+    from headsculpt.heads.landmarks import draw_landmarks
+
+    maps = np.zeros((len(points), size, size, 3), np.uint8)
+    for row, of_head in zip(maps, points, strict=True):
+        drawn = {name: of_head[part, :2] * scale for name, part in contours.items()}
+        seen = {name: of_head[part, 2] > 0.5 for name, part in contours.items()}
+        row[:] = draw_landmarks(drawn, size, size, visible=seen)
+    return maps
 
 
 def open_dataset(folder: Path) -> Portraits:

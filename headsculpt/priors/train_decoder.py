@@ -18,9 +18,10 @@ from torch import Tensor
 
 from headsculpt.devices import mixed
 from headsculpt.priors.dataset import open_dataset
+from headsculpt.priors.resident import Rows, as_images, normal_like
 from headsculpt.priors.train_text import save_module
 from headsculpt.priors.train_unet import cached_latents
-from headsculpt.priors.train_vae import LATENT_NOISE, face_weights, reconstruction_loss, to_tensor
+from headsculpt.priors.train_vae import LATENT_NOISE, face_boxes, face_weights, reconstruction_loss
 from headsculpt.priors.training import Stage
 
 TRAINED = ("decoder.", "post_quant_conv.")
@@ -39,23 +40,24 @@ def decoder_stage(work: Path, device: torch.device | str, seed: int, *, batch: i
         raise FileNotFoundError(f"{folder} is missing; train it first: headsculpt train-prior vae --work {work}")
     portraits = open_dataset(work / "data")
     vae: Any = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).to(device)
-    latents = cached_latents(work / "latents", portraits, vae, folder, device)
+    latents = Rows([cached_latents(work / "latents", portraits, vae, folder, device)], device)
+    images, boxes = Rows(portraits.shards, device), face_boxes(portraits)
     for name, parameter in vae.named_parameters():
         parameter.requires_grad_(name.startswith(TRAINED))
     vae.to(memory_format=torch.channels_last)
     shown = np.linspace(0, len(portraits) - 1, 8).astype(int)
 
     def scaled(indices: np.ndarray) -> Tensor:
-        return torch.from_numpy(latents[indices]).to(device).float() / vae.config.scaling_factor
+        return latents[indices].float() / vae.config.scaling_factor
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         indices = torch.randint(len(portraits), (batch,), generator=generator).numpy()
-        target = to_tensor(portraits.images(indices), device)
-        weight = face_weights(portraits, indices, target.shape[-1]).to(device)
+        target = as_images(images[indices]) * 2 - 1
+        weight = face_weights(boxes[indices], target.shape[-1], device)
         z = scaled(indices)
         # What the noise predictor draws is a little off: each picture has another share of that.
-        level = LATENT_NOISE * torch.rand(batch, 1, 1, 1, generator=generator)
-        z = z + (level * torch.randn(z.shape, generator=generator)).to(device)
+        level = LATENT_NOISE * torch.rand(batch, 1, 1, 1, generator=generator).to(device)
+        z = z + level * normal_like(z, generator)
         with mixed(device):
             image = vae.decode(z).sample
         with torch.no_grad():

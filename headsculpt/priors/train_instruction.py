@@ -31,6 +31,7 @@ from headsculpt.devices import mixed
 from headsculpt.priors import mini
 from headsculpt.priors.dataset import VIEWS_PER_FIGURE
 from headsculpt.priors.pairs import Pairs, open_pairs
+from headsculpt.priors.resident import Rows, as_images, normal_like
 from headsculpt.priors.sampling import decode, embed, sample_latents
 from headsculpt.priors.train_text import save_module
 from headsculpt.priors.train_unet import cached_latents, stratified_timesteps, velocity_loss
@@ -147,9 +148,10 @@ def instruction_stage(work: Path, device: torch.device | str, seed: int, *, batc
     controlnet = fresh_controlnet(unet, modules / "controlnet_landmarks").to(device)
     sides: dict[str, Any] = {which: _Side(pairs, which) for which in ("before", "after")}
     latents_of = {
-        which: cached_latents(work / f"latents-{which}", side, vae, modules / "vae", device)
+        which: Rows([cached_latents(work / f"latents-{which}", side, vae, modules / "vae", device)], device)
         for which, side in sides.items()
     }
+    references = Rows(pairs.before, device)
     scheduler = mini.make_scheduler()
     alphas = scheduler.alphas_cumprod.to(device)
     texts = Texts(pairs, tokenizer)
@@ -159,13 +161,12 @@ def instruction_stage(work: Path, device: torch.device | str, seed: int, *, batc
         indices = torch.randint(len(pairs), (batch,), generator=generator).numpy()
         which = torch.randint(texts.after.shape[1], (batch,), generator=generator).numpy()
         kinds = torch.bucketize(torch.rand(batch, generator=generator), edges[:-1]).numpy()
-        edited = (kinds < 2)[:, None, None, None]
-        aim = np.where(edited, latents_of["after"][indices], latents_of["before"][indices])
-        latents = torch.from_numpy(aim).to(device).float()
-        reference = 0.5 + 0.5 * to_tensor(pairs.images("before", indices), device)
+        edited = torch.from_numpy(kinds < 2).to(device)[:, None, None, None]
+        latents = torch.where(edited, latents_of["after"][indices], latents_of["before"][indices]).float()
+        reference = as_images(references[indices])
         with torch.no_grad(), mixed(device):
             text = encoder(texts.rows(indices, kinds, which).to(device)).last_hidden_state.float()
-        noise = torch.randn(latents.shape, generator=generator).to(device)
+        noise = normal_like(latents, generator)
         t = stratified_timesteps(batch, len(alphas), generator).to(device)
         noisy = scheduler.add_noise(latents, noise, t)
         with mixed(device):

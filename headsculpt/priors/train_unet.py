@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from headsculpt.devices import mixed
+from headsculpt.devices import mixed, usable_cores
 from headsculpt.priors import mini
 from headsculpt.priors.dataset import Portraits, open_dataset
+from headsculpt.priors.resident import Rows, as_images, normal_like
 from headsculpt.priors.sampling import decode, embed, sample_latents
 from headsculpt.priors.train_text import save_module
-from headsculpt.priors.train_vae import encoder_stamp, face_weights, to_tensor
+from headsculpt.priors.train_vae import encoder_stamp, face_boxes, face_weights, to_tensor
 from headsculpt.priors.training import Stage
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class Frozen:
     encoder: Any
     vae: Any
     scheduler: Any
-    latents: NDArray
+    latents: Rows
     ids: NDArray
     device: torch.device | str
 
@@ -78,7 +79,7 @@ class Frozen:
         ids[dropped] = mini.tokenise(self.tokenizer, [""])
         with torch.no_grad(), mixed(self.device):
             text = self.encoder(ids.to(self.device)).last_hidden_state.float()
-        return indices, torch.from_numpy(self.latents[indices]).to(self.device).float(), text
+        return indices, self.latents[indices].float(), text
 
 
 def open_frozen(work: Path, device: torch.device | str) -> Frozen:
@@ -103,7 +104,7 @@ def open_frozen(work: Path, device: torch.device | str) -> Frozen:
     vae: Any = AutoencoderKL.from_pretrained(modules / "vae", torch_dtype=torch.float32).to(device)
     encoder.eval().requires_grad_(False)
     vae.eval().requires_grad_(False)
-    latents = cached_latents(work / "latents", portraits, vae, modules / "vae", device)
+    latents = Rows([cached_latents(work / "latents", portraits, vae, modules / "vae", device)], device)
     ids = _token_ids(portraits, tokenizer)
     return Frozen(portraits, tokenizer, encoder, vae, mini.make_scheduler(), latents, ids, device)
 
@@ -125,12 +126,13 @@ def cached_latents(
     latents = np.lib.format.open_memmap(path, "r+" if done else "w+", np.float16, shape)
     if not done:
         note.unlink(missing_ok=True)
+    at_once = 512 if torch.device(device).type == "cuda" else 64
     with torch.no_grad(), mixed(device):
-        for start in range(done, len(portraits), 64):
-            part = np.arange(start, min(start + 64, len(portraits)))
+        for start in range(done, len(portraits), at_once):
+            part = np.arange(start, min(start + at_once, len(portraits)))
             mean = vae.encode(to_tensor(portraits.images(part), device)).latent_dist.mean
             latents[part] = (mean.float() * vae.config.scaling_factor).cpu().numpy().astype(np.float16)
-            if start // 64 % 32 == 31 or part[-1] == len(portraits) - 1:
+            if start // at_once % 32 == 31 or part[-1] == len(portraits) - 1:
                 latents.flush()
                 said = {"vae": stamp, "shape": shape, "done": int(part[-1]) + 1}
                 note.write_text(json.dumps(said), encoding="utf-8")
@@ -197,14 +199,14 @@ class Denoiser(nn.Module):
         Args:
             noisy, t, text: of the UNet.
             maps: ``(M, 3, H, W)`` in [0, 1], one for each mapped row.
-            mapped: ``(B,)`` bool, M of them True.
+            mapped: ``(M,)`` int64, the rows that have one.
         """
-        if not mapped.any():
+        if not len(mapped):
             return self.unet(noisy, t, text).sample
         down, middle = self.controlnet(noisy[mapped], t[mapped], text[mapped], maps, return_dict=False)
 
         def spread(part: Tensor) -> Tensor:  # a residual of zero is the plain UNet
-            return part.new_zeros((len(mapped), *part.shape[1:])).index_put((mapped,), part)
+            return part.new_zeros((len(noisy), *part.shape[1:])).index_put((mapped,), part)
 
         return self.unet(
             noisy,
@@ -228,23 +230,31 @@ def unet_stage(
     size = portraits.shards[0].shape[1]
     with_face = portraits.landmarks[..., 2].max(1) > 0.5
 
+    boxes = face_boxes(portraits)
+    # A GPU would wait for the drawing of every batch, so there all maps are drawn beforehand.
+    every = None
+    if torch.device(device).type == "cuda":
+        place = with_face.cumsum() - 1
+        every = Rows([portraits.landmark_maps(np.flatnonzero(with_face), size, usable_cores())], device)
+
     def maps(indices: NDArray) -> Tensor:
-        drawn = torch.from_numpy(portraits.landmark_maps(indices, size))
-        return drawn.permute(0, 3, 1, 2).float().div(255).to(device)
+        if not len(indices):
+            return torch.zeros((0, 3, size, size), device=device)
+        if every is not None:
+            return as_images(every[place[indices]])
+        return as_images(torch.from_numpy(portraits.landmark_maps(indices, size)).to(device))
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         indices, latents, text = frozen.batch(batch, generator, EMPTY_SHARE)
-        mapped = (torch.rand(batch, generator=generator) < MAPPED_SHARE) & torch.from_numpy(
-            with_face[indices]
-        )
-        drawn = maps(indices[mapped.numpy()]) if mapped.any() else torch.zeros(0)
-        noise = torch.randn(latents.shape, generator=generator).to(device)
+        chosen = torch.rand(batch, generator=generator) < MAPPED_SHARE
+        mapped = (chosen & torch.from_numpy(with_face[indices])).nonzero()[:, 0]
+        noise = normal_like(latents, generator)
         t = stratified_timesteps(batch, len(alphas), generator).to(device)
         noisy = frozen.scheduler.add_noise(latents, noise, t)
         with mixed(device):
-            output = model(noisy, t, text, drawn, mapped.to(device))
+            output = model(noisy, t, text, maps(indices[mapped.numpy()]), mapped.to(device))
         # A mouth is a latent or two of 256: with all alike, smiles are learnt after everything else.
-        places = F.adaptive_avg_pool2d(face_weights(portraits, indices, size), latents.shape[-1]).to(device)
+        places = F.adaptive_avg_pool2d(face_weights(boxes[indices], size, device), latents.shape[-1])
         return velocity_loss(output, latents, noise, alphas[t], places), {}
 
     facing = np.flatnonzero(with_face)

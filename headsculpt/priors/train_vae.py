@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -26,6 +27,7 @@ from torch import Tensor
 from headsculpt.devices import mixed
 from headsculpt.priors import mini
 from headsculpt.priors.dataset import Portraits, open_dataset
+from headsculpt.priors.resident import Rows, as_images, normal_like
 from headsculpt.priors.train_text import save_module
 from headsculpt.priors.training import Stage
 from headsculpt.priors.vae_start import start_as_downsampling
@@ -57,39 +59,48 @@ def to_tensor(images: np.ndarray, device: torch.device | str) -> Tensor:
     return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1.0)
 
 
-def face_weights(portraits: Portraits, indices: np.ndarray, size: int) -> Tensor:
-    """Weight of every pixel ``(B, 1, size, size)`` float32: 1, and more around visible eyes and lips."""
-    weights = np.ones((len(indices), 1, size, size), np.float32)
-    for row, points in enumerate(portraits.landmarks[indices]):
-        for names, margin in zip(FACE_PARTS, MARGINS, strict=True):
-            of_part = np.concatenate([points[portraits.contours[name]] for name in names])
-            seen = of_part[of_part[:, 2] > 0.5, :2]
-            if len(seen) < 4:
-                continue
-            low, high = seen.min(0), seen.max(0)
-            grow = margin * max(high[0] - low[0], high[1] - low[1])
-            left, top = np.clip(np.floor(low - grow), 0, size).astype(int)
-            right, bottom = np.clip(np.ceil(high + grow), 0, size).astype(int)
-            weights[row, 0, top:bottom, left:right] = 1.0 + FACE_WEIGHT
-    return torch.from_numpy(weights)
+def face_boxes(portraits: Portraits) -> NDArray:
+    """Boxes around the visible eyes and around the visible lips of every picture.
+
+    Returns:
+        ``(N, 2, 4)`` float32 left, top, right, bottom in pixels of the picture; empty (all 0) where too little is seen.
+    """
+    boxes = np.zeros((len(portraits), len(FACE_PARTS), 4), np.float32)
+    for column, (names, margin) in enumerate(zip(FACE_PARTS, MARGINS, strict=True)):
+        points = np.concatenate([portraits.landmarks[:, portraits.contours[name]] for name in names], 1)
+        seen = points[..., 2:] > 0.5
+        low = np.where(seen, points[..., :2], np.inf).min(1)
+        high = np.where(seen, points[..., :2], -np.inf).max(1)
+        enough = seen.sum((1, 2)) >= 4
+        low, high = low[enough], high[enough]
+        grow = margin * (high - low).max(1, keepdims=True)
+        boxes[enough, column] = np.concatenate([np.floor(low - grow), np.ceil(high + grow)], 1)
+    return boxes
 
 
-def crop_corners(
-    portraits: Portraits, indices: np.ndarray, size: int, generator: torch.Generator
-) -> list[tuple[int, int]]:
-    """Left and top of a square of ``size`` pixels in each image, near a visible landmark where there is one."""
-    corners = []
-    full = portraits.shards[0].shape[1]
-    chance = torch.rand((len(indices), 3), generator=generator).numpy()
-    for points, (pick, x, y) in zip(portraits.landmarks[indices], chance, strict=True):
-        corner = np.array([x, y]) * (full - size)
-        seen = points[points[:, 2] > 0.5, :2]
-        if len(seen):
-            middle = seen[int(pick * len(seen))]
-            corner = middle - size / 2 + (np.array([x, y]) - 0.5) * 0.6 * size
-        left, top = np.clip(np.round(corner), 0, full - size).astype(int)
-        corners.append((int(left), int(top)))
-    return corners
+def face_weights(boxes: NDArray, size: int, device: torch.device | str = "cpu") -> Tensor:
+    """Weight of every pixel ``(B, 1, size, size)`` float32: 1, and more within :func:`face_boxes` ``(B, 2, 4)``."""
+    left, top, right, bottom = torch.from_numpy(boxes).to(device).unbind(-1)
+    pixel = torch.arange(size, device=device, dtype=torch.float32)
+    across = (pixel >= left[..., None]) & (pixel < right[..., None])
+    down = (pixel >= top[..., None]) & (pixel < bottom[..., None])
+    inside = (down[..., :, None] & across[..., None, :]).any(1, keepdim=True)
+    return 1.0 + FACE_WEIGHT * inside.float()
+
+
+def crop_corners(landmarks: NDArray, full: int, size: int, generator: torch.Generator) -> NDArray:
+    """Left and top ``(B, 2)`` int64 of a square of ``size`` pixels in each image of ``full`` pixels, near one of the
+    visible ``landmarks`` ``(B, K, 3)`` where there is one."""
+    pick, *corner = torch.rand((3, len(landmarks)), generator=generator).numpy()
+    corners = np.stack(corner, 1) * (full - size)
+    seen = landmarks[..., 2] > 0.5
+    some = seen.any(1)
+    # The one whose place among the visible ones was drawn.
+    place = (seen.cumsum(1) > (pick * seen.sum(1))[:, None].astype(int)).argmax(1)
+    middle = landmarks[np.arange(len(landmarks)), place, :2] - size / 2
+    near = middle + (np.stack(corner, 1) - 0.5) * 0.6 * size
+    corners[some] = near[some]
+    return np.clip(np.round(corners), 0, full - size).astype(np.int64)
 
 
 def reconstruction_loss(image: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -116,26 +127,26 @@ def vae_stage(
     start_as_downsampling(vae)
     shown = np.linspace(0, len(portraits) - 1, 8).astype(int)
 
+    images, boxes = Rows(portraits.shards, device), face_boxes(portraits)
+    full = portraits.shards[0].shape[1]
+
     def pieces(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """A step's images ``(B, 3, h, w)`` and their weights: whole ones, or crops around landmarks."""
-        if step % WHOLE_EVERY == 0:
-            indices = torch.randint(len(portraits), (batch,), generator=generator).numpy()
-            whole = to_tensor(portraits.images(indices), device)
-            return whole, face_weights(portraits, indices, whole.shape[-1]).to(device)
-        indices = torch.randint(len(portraits), (batch * CROP**2,), generator=generator).numpy()
-        pictures = portraits.images(indices)
-        weights = face_weights(portraits, indices, pictures.shape[1])
-        size = pictures.shape[1] // CROP
-        corners = crop_corners(portraits, indices, size, generator)
-        cut = [image[y : y + size, x : x + size] for image, (x, y) in zip(pictures, corners, strict=True)]
-        parts = [w[:, y : y + size, x : x + size] for w, (x, y) in zip(weights, corners, strict=True)]
-        return to_tensor(np.stack(cut), device), torch.stack(parts).to(device)
+        count, size = (batch, full) if step % WHOLE_EVERY == 0 else (batch * CROP**2, full // CROP)
+        indices = torch.randint(len(portraits), (count,), generator=generator).numpy()
+        corners = crop_corners(portraits.landmarks[indices], full, size, generator)
+        pixels = torch.from_numpy(corners)[:, :, None] + torch.arange(size)
+        columns, rows = pixels.to(device).unbind(1)
+        which = torch.arange(count, device=device)[:, None, None]
+        cut = images[indices][which, rows[:, :, None], columns[:, None, :]]
+        weights = face_weights(boxes[indices] - np.tile(corners, 2)[:, None], size, device)
+        return as_images(cut) * 2 - 1, weights
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         target, weight = pieces(step, generator)
         with mixed(device):
             posterior = vae.encode(target).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
+            noise = normal_like(posterior.mean, generator)
             latents = posterior.mean + posterior.std.clamp(min=LATENT_NOISE) * noise
             image = vae.decode(latents).sample
             half = vae.decode(F.avg_pool2d(latents, 2)).sample

@@ -29,7 +29,8 @@ def composite(
         dt, t: ``(N,)`` width and distance of each sample; no gradient.
         values: ``(N, C)`` what is summed.
         offsets: ``(R + 1,)`` int64; ray r owns the samples offsets[r] to offsets[r + 1], front to back.
-        backend: "numba" (CPU), "torch" (any device, any float type), or "auto".
+        backend: "numba" (CPU), "torch" (any device, any float type), or "auto", which takes
+            :func:`composite_packed` on CUDA.
     """
     if backend not in ("auto", "numba", "torch"):
         raise ValueError(f"backend must be 'auto', 'numba' or 'torch'; got {backend!r}")
@@ -37,7 +38,28 @@ def composite(
         backend == "auto" and sigma.device.type == "cpu" and sigma.dtype == torch.float32
     ):
         return Composite(*_Composite.apply(sigma, dt, t, values, offsets))
+    if backend == "auto" and sigma.device.type == "cuda" and sigma.shape[0] > 0:
+        return composite_packed(sigma, dt, t, values, offsets)
     return composite_reference(sigma, dt, t, values, offsets)
+
+
+def composite_packed(sigma: Tensor, dt: Tensor, t: Tensor, values: Tensor, offsets: Tensor) -> Composite:
+    """:func:`composite` in plain torch without padding, whose memory grows with the longest ray; needs a sample.
+
+    Sums run over all rays, in float64, and a ray's are differences of them.
+    """
+
+    def of_rays(x: Tensor) -> Tensor:
+        return torch.segment_reduce(x, "sum", offsets=offsets, axis=0, unsafe=True, initial=0)
+
+    counts = offsets[1:] - offsets[:-1]
+    thickness = sigma * dt
+    ray = torch.repeat_interleave(torch.arange(len(counts), device=sigma.device), counts)
+    sums = torch.cat([thickness.new_zeros(1, dtype=torch.float64), thickness.double().cumsum(0)])
+    before = (sums[:-1] - sums[offsets[:-1]][ray]).to(sigma.dtype)
+    weights = torch.exp(-before) * -torch.expm1(-thickness)
+    opacity = -torch.expm1(-(sums[offsets[1:]] - sums[offsets[:-1]])).to(sigma.dtype)
+    return Composite(of_rays(weights[:, None] * values), opacity, of_rays(weights * t), weights)
 
 
 def composite_reference(sigma: Tensor, dt: Tensor, t: Tensor, values: Tensor, offsets: Tensor) -> Composite:
@@ -111,4 +133,19 @@ def distortion_loss(weights: Tensor, t: Tensor, dt: Tensor, offsets: Tensor) -> 
     """Mean over rays of sum_ij w_i w_j |t_i - t_j| + sum_i w_i^2 dt_i / 3 (Barron et al. 2022, eq. 15)."""
     if weights.device.type == "cpu":
         return _Distortion.apply(weights, t, dt, offsets)
-    return _Distortion.apply(weights.cpu(), t.cpu(), dt.cpu(), offsets.cpu()).to(weights.device)
+    return distortion_in_torch(weights, t, dt, offsets)
+
+
+def distortion_in_torch(weights: Tensor, t: Tensor, dt: Tensor, offsets: Tensor) -> Tensor:
+    """:func:`distortion_loss` in plain torch, on any device.
+
+    Sums run over all rays, in float64, and a ray's are differences of them.
+    """
+    if weights.shape[0] == 0:
+        return weights.sum()
+    counts = offsets[1:] - offsets[:-1]
+    w, at, start = weights.double(), t.double(), torch.repeat_interleave(offsets[:-1], counts)
+    mass, moment = torch.cumsum(w, 0) - w, torch.cumsum(w * at, 0) - w * at  # of the samples before
+    mass, moment = mass - mass[start], moment - moment[start]  # of those on the same ray
+    total = (2 * w * (at * mass - moment)).sum() + (w * w * dt).sum() / 3
+    return (total / max(1, counts.shape[0])).to(weights.dtype)

@@ -139,7 +139,8 @@ def _gather_points(
     valid = n < count
     ux, uy, uz = _unit(x, n, valid, 0), _unit(x, n, valid, 1), _unit(x, n, valid, 2)
     gx, gy, gz = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
-    for level in range(active):
+    level = 0
+    while level < active:  # not range(active): Triton's interpreter cannot take an index from numpy 2.4 on
         scale = tl.load(scales + level)
         size, resolution = tl.load(sizes + level), tl.load(resolutions + level)
         is_dense = tl.load(dense + level)
@@ -159,6 +160,7 @@ def _gather_points(
             gx += dx * wy * wz * value
             gy += wx * dy * wz * value
             gz += wx * wy * dz * value
+        level += 1
     rx = tl.load(x + 3 * n, mask=valid, other=0.0)
     ry = tl.load(x + 3 * n + 1, mask=valid, other=0.0)
     rz = tl.load(x + 3 * n + 2, mask=valid, other=0.0)

@@ -223,16 +223,17 @@ class NeRF(nn.Module):
         """Measures the density again; call it every 16 steps or so (A.2). Step 0 measures everywhere."""
         self.occupancy.update(self.density, generator)
 
-    def regularisation(self, progress: float = 1.0) -> dict[str, Tensor]:
+    def regularisation(self, progress: float = 1.0, distortion: bool = True) -> dict[str, Tensor]:
         """Terms of the last render, unweighted scalars: see :func:`.volume.ray_terms`.
 
         Args:
             progress: of the run, 0 to 1; the terms do not depend on it, ramps are the caller's.
+            distortion: whether that term is wanted.
 
         Raises:
             RuntimeError: nothing was rendered yet.
         """
-        return ray_terms(self._last)
+        return ray_terms(self._last, distortion)
 
     # ---------------------------------------------------------------- what it becomes
 

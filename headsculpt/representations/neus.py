@@ -301,7 +301,7 @@ class NeuS(nn.Module):
         share = min(1.0, progress / until) if until > 0 else 1.0
         grid.active_levels = start_level + int(share * max(0, grid.levels - start_level))
 
-    def regularisation(self, progress: float = 1.0) -> dict[str, Tensor]:
+    def regularisation(self, progress: float = 1.0, distortion: bool = True) -> dict[str, Tensor]:
         """Terms of the last render, unweighted scalars: those of :func:`.volume.ray_terms`, and
 
         * eikonal: mean of (|grad f| - 1)^2 (B.2: weight 0.1), of a render with a generator;
@@ -309,11 +309,12 @@ class NeuS(nn.Module):
 
         Args:
             progress: of the run, 0 to 1; the terms do not depend on it, ramps are the caller's.
+            distortion: whether that term is wanted.
 
         Raises:
             RuntimeError: nothing was rendered yet.
         """
-        terms = ray_terms(self._last)
+        terms = ray_terms(self._last, distortion)
         if self._slope_points is not None:
             around, middle = self.around(self._slope_points), self.signed_distance(self._slope_points)
             terms["eikonal"] = (self.slope(around).norm(dim=-1) - 1).square().mean()

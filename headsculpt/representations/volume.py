@@ -113,14 +113,14 @@ def lit_rendering(
     return rendering, RayStatistics(opacity, weights, normal, directions, samples)
 
 
-def ray_terms(last: RayStatistics | None) -> dict[str, Tensor]:
+def ray_terms(last: RayStatistics | None, distortion: bool = True) -> dict[str, Tensor]:
     """Regularisers of the last render's rays, unweighted scalars.
 
     * entropy: mean binary entropy (bits) of the rays' opacities (A.8's formula; over rays);
     * weight_entropy: the same of the samples' weights, as HeadSculpt's code has it;
     * opacity: mean opacity. sparsity: mean sqrt(opacity^2 + 0.01). opaque: BCE(o, o) (E.5);
     * orientation: mean over rays of opacity * max(0, n.d)^2, opacity detached (A.8, E.5);
-    * distortion: Mip-NeRF 360's.
+    * distortion: Mip-NeRF 360's, where it is asked for, as it costs more than the others.
 
     Raises:
         RuntimeError: nothing was rendered yet.
@@ -134,8 +134,10 @@ def ray_terms(last: RayStatistics | None) -> dict[str, Tensor]:
         "opacity": opacity.mean(),
         "sparsity": (opacity.square() + 0.01).sqrt().mean(),
         "opaque": nn.functional.binary_cross_entropy(o := opacity.clamp(1e-3, 1 - 1e-3), o.detach()),
-        "distortion": distortion_loss(last.weights, last.samples.t, last.samples.dt, last.samples.offsets),
     }
+    if distortion:
+        samples = last.samples
+        terms["distortion"] = distortion_loss(last.weights, samples.t, samples.dt, samples.offsets)
     if last.normal is not None:
         away = (last.normal * last.directions).sum(-1).clamp_min(0).square()
         terms["orientation"] = (opacity.detach() * away).mean()
