@@ -255,6 +255,7 @@ def train_prior(
     seed: Seed = 0,
     device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="Folder for the family; WORK/mini by default.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images a step; more on a GPU by default.")] = None,
     processes: Annotated[int, typer.Option(help="That share each batch; as many as cores is best.")] = 1,
     start: Annotated[
         Path | None, typer.Option(help="Prior folder whose weights a fresh stage starts from.")
@@ -272,7 +273,7 @@ def train_prior(
         keywords = {} if images is None else {"images": images}
         budget = {"minutes": minutes, "steps": steps}
         done = train(
-            stage, work, **budget, device=chosen, seed=seed, out=out, processes=processes, start=start,
+            stage, work, **budget, device=chosen, seed=seed, out=out, batch=batch, processes=processes, start=start,
             **keywords,
         )  # fmt: skip
     if not done:

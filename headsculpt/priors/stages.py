@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from headsculpt.devices import usable_cores
 from headsculpt.priors import parallel
 from headsculpt.priors.dataset import render_dataset
 from headsculpt.priors.pairs import render_pairs
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 # Minutes on two CPU cores; a GPU needs a small part of them for the same number of steps.
 MINUTES = {"text": 6.0, "vae": 40.0, "decoder": 30.0, "unet": 150.0, "clip": 12.0, "instruction": 40.0}
 BATCH = {"text": 64, "vae": 4, "decoder": 8, "unet": 48, "clip": 256, "instruction": 48}  # images a step
+BATCH_ON_GPU = {"text": 64, "vae": 128, "decoder": 128, "unet": 1024, "clip": 512, "instruction": 512}  # up to 16 GB
 STAGES = ("data", "text", "head", "vae", "decoder", "unet", "clip", "pairs", "instruction")
 IMAGES = 40_000
 PAIRS = 0.4  # pairs of portraits for each portrait of the data set
@@ -54,7 +56,7 @@ def train_prior(
     images: int = IMAGES,
     seed: int = 0,
     out: Path | None = None,
-    workers: int = 2,
+    workers: int | None = None,
     threads: int | None = None,
     processes: int = 1,
     batch: int | None = None,
@@ -74,10 +76,10 @@ def train_prior(
         images: size of the data set; of pairs there are :data:`PAIRS` times as many.
         seed: of data set, weights and batches.
         out: folder of the exported family; ``work/mini`` where None. Written by "all" and "export".
-        workers: processes that render the data set.
+        workers: processes that render the data set; as many as cores where None.
         threads: of torch on the CPU; all cores where None.
         processes: that share each batch, with as many threads each as the cores allow; best on a CPU.
-        batch: images a step, over all processes; :data:`BATCH` where None.
+        batch: images a step, over all processes; :data:`BATCH` where None, on CUDA :data:`BATCH_ON_GPU`.
         start: prior folder whose weights a stage that has not begun yet starts from, e.g. the shipped family; "text"
             starts afresh all the same.
 
@@ -91,10 +93,11 @@ def train_prior(
     if stage not in (*STAGES, "all", "export"):
         known = ", ".join((*STAGES, "all", "export"))
         raise ValueError(f"unknown stage {stage!r}; expected one of {known}")
-    for name, value in (("minutes", minutes), ("steps", steps)):
+    for name, value in (("minutes", minutes), ("steps", steps), ("batch", batch)):
         if value is not None and value <= 0:
             raise ValueError(f"{name} must be positive; got {value}")
-    work = Path(work)
+    work, workers = Path(work), workers or usable_cores()
+    usual = BATCH_ON_GPU if torch.device(device).type == "cuda" else BATCH
     if threads is not None:
         torch.set_num_threads(threads)
     scale = 1.0 if minutes is None else minutes / sum(MINUTES.values())
@@ -121,7 +124,7 @@ def train_prior(
             share = MINUTES[name] * scale if stage == "all" else (minutes or MINUTES[name])
             budget = Budget(steps=steps) if steps is not None else Budget(minutes=share)
             together: dict[str, Any] = dict(
-                name=name, work=work, device=device, seed=seed, budget=budget, batch=batch or BATCH[name],
+                name=name, work=work, device=device, seed=seed, budget=budget, batch=batch or usual[name],
                 start=start,
             )  # fmt: skip
             if not (parallel.run(processes, _train, together) if processes > 1 else _train(**together)):
@@ -255,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=IMAGES)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--batch", type=int)
