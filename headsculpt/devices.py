@@ -44,7 +44,7 @@ BACK_ENDS = (
     BackEnd(
         "triton",
         "triton",
-        "hash grid and visibility on CUDA (torch and numba otherwise)",
+        "hash grid, ray marching and visibility on CUDA (torch and numba otherwise)",
         "pip install triton",
         "comes with CUDA builds of torch on Linux; nothing is built by you",
     ),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from headsculpt.devices import importable
 
 
 @dataclass
@@ -114,7 +115,7 @@ def topology(faces: Tensor) -> Topology:
 
     With numba on the CPU linear in F and ordered by the smaller end; otherwise by sorting, ordered by both.
     """
-    if faces.device.type == "cpu" and faces.shape[0] and find_spec("numba"):
+    if faces.device.type == "cpu" and faces.shape[0] and importable("numba"):
         from headsculpt.mesh_kernels import edge_table
 
         index = faces.long().contiguous()

@@ -156,6 +156,25 @@ def test_packed_composite_for_cuda_is_the_padded_one(counts: list[int]) -> None:
     assert found[1][0].dtype == torch.float32
 
 
+def test_packed_composite_has_the_gradient_of_differences() -> None:
+    sigma, dt, t, values, offsets = (a.double() if a.is_floating_point() else a for a in packed([4, 0, 6, 1]))
+    assert torch.autograd.gradcheck(
+        lambda s, v: tuple(composite_packed(s, dt, t, v, offsets)), (sigma.requires_grad_(), values.requires_grad_())
+    )
+
+
+@pytest.mark.parametrize("extreme", [1e30, math.inf])
+def test_one_extreme_sample_leaves_the_other_rays_of_a_packed_composite_alone(extreme: float) -> None:
+    sigma, dt, t, values, offsets = packed([5, 3, 4])
+    sigma[1] = extreme
+    found = []
+    for form in (composite, composite_packed):
+        s = sigma.clone().requires_grad_()
+        out = form(s, dt, t, values, offsets)
+        found.append((*(x.detach() for x in out), *torch.autograd.grad(out.total.sum(), s)))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+
+
 # ---------------------------------------------------------------- occupancy and marching
 
 

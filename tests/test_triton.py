@@ -42,16 +42,22 @@ PROGRAM = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from headsculpt.representations import hash_triton, rasterise_triton
+from headsculpt.representations import hash_triton, march_triton, rasterise_triton
 
 TYPES = {"x": "*fp32", "table": "*fp32", "direction": "*fp32", "grad": "*fp32", "out": "*fp32",
          "offsets": "*i64", "sizes": "*i32", "resolutions": "*i32", "scales": "*fp32", "dense": "*i32",
          "count": "i32", "active": "i32", "width": "i32", "height": "i32", "corners": "*i64",
          "depths": "*fp64", "boxes": "*i64", "indices": "*i64", "images": "*i64", "owners": "*i64",
          "locals_": "*i64", "keys": "*i64"}
+MARCH = {name: "*fp32" for name in ("origins", "directions", "density", "box", "points", "distances", "widths")}
+MARCH |= {"flags": "*u8", "skip": "*u8", "counts": "*i32", "rays": "i32", "size": "i32", "cap": "i32", "seed": "i64"}
+MARCH |= {name: "fp32" for name in ("bound", "step", "to_cell", "cell", "per_step", "opaque", "explore", "wide")}
+TYPES |= MARCH
+TYPES |= {"snapped": "*i64", "state": "*i32", "vertices": "i32"}
+FOLD = {"edges": "*i64", "opposite": "*i64", "clip": "*fp32", "out": "*i8"}
 
-def ptx(kernel, capability, fusion=True, **constants):
-    signature = {name: "constexpr" if name in constants else TYPES[name] for name in kernel.arg_names}
+def ptx(kernel, capability, fusion=True, types=TYPES, **constants):
+    signature = {name: "constexpr" if name in constants else types[name] for name in kernel.arg_names}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
     target = GPUTarget("cuda", capability, 32)
     return triton.compile(source, target=target, options={"enable_fp_fusion": fusion}).asm["ptx"]
@@ -65,6 +71,12 @@ for smooth in (False, True):
 code = ptx(rasterise_triton._draw, 90, fusion=False, TILE=8, TILES=4)
 assert "min.s64" in code
 assert "fma.rn.f64" not in code and "mul.rn.f64" in code
+ptx(rasterise_triton._choose, 80, types=TYPES | {"faces": "*i64", "out": "*i8"}, CULL=True, BLOCK=256)
+assert "fma.rn.f32" not in ptx(rasterise_triton._fold, 80, fusion=False, types=TYPES | FOLD, BLOCK=256)
+for jitter in (False, True):
+    for place in (False, True):
+        code = ptx(march_triton._march, 80, fusion=False, JITTER=jitter, PLACE=place, BLOCK=32)
+        assert "fma.rn.f32" not in code and "div.full.f32" not in code
 print("compiled")
 """
 

@@ -8,14 +8,20 @@ import pytest
 import torch
 
 from headsculpt.cameras import orbit
+from headsculpt.meshes import topology
+from headsculpt.representations import march_kernels
 from headsculpt.representations.encodings import HashGrid
+from headsculpt.representations.occupancy import OccupancyGrid
 from headsculpt.representations.rasterise import visibility
+from headsculpt.representations.shading_ops import silhouettes_reference
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("needs a CUDA device, or TRITON_INTERPRET=1", allow_module_level=True)
 pytest.importorskip("triton", reason="triton is not installed: pip install triton")
+
+from headsculpt.representations.rasterise_triton import silhouettes  # noqa: E402
 
 
 def grid(backend: str, interpolation: str = "smoothstep", features: int = 2) -> HashGrid:
@@ -120,6 +126,19 @@ def test_triangles_around_the_camera_some_behind_it_and_some_not_finite():
     assert same(clip, torch.arange(60).view(-1, 3), 14, 11) > 60
 
 
+def test_silhouettes_are_those_of_plain_torch():
+    generator = torch.Generator().manual_seed(8)
+    clip = torch.randn(2, 40, 4, generator=generator)
+    clip[..., 3] += 1.0  # some behind the camera
+    table = topology(torch.randint(0, 40, (300, 3), generator=generator))
+    assert (table.opposite[:, 1] < 0).any()
+    expected = silhouettes_reference(clip, table)
+    found = silhouettes(clip.to(DEVICE), table.edges.to(DEVICE), table.opposite.to(DEVICE))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours.cpu(), theirs) and ours.dtype == theirs.dtype
+    assert len(expected[0]) > 50
+
+
 def test_ties_zero_areas_and_the_far_plane():
     square = torch.tensor([[-0.8, -0.8], [0.8, -0.8], [0.8, 0.8], [-0.8, 0.8]])
     z = torch.tensor([[-0.0], [0.0], [1.0], [1.1]])  # negative zero ties with zero; beyond 1 is not seen
@@ -142,3 +161,59 @@ def test_a_wide_picture_of_one_triangle_takes_several_launches(monkeypatch):
     monkeypatch.setattr(rasterise_triton, "LAUNCH", 5)
     clip = torch.tensor([[[-1.0, -1, 0, 1], [3, -1, 0, 1], [-1, 3, 0, 1]]])
     assert same(clip, torch.tensor([[0, 1, 2]]), 20, 40) == 800
+
+
+def occupancy(kind: str) -> OccupancyGrid:
+    grid = OccupancyGrid(8)
+    if kind != "full":
+        grid.density.copy_(50 * torch.rand(grid.density.shape, generator=torch.Generator().manual_seed(4)).pow(40))
+    if kind == "some":  # and a half that is only explored
+        grid.threshold = 20.0
+        grid.flags[:4] = march_kernels.REACH
+        grid.flags[4:] = 0
+        grid._rebuild()
+    if kind == "nothing":
+        grid.flags.zero_()
+        grid._changed()
+    return grid
+
+
+def rays(count: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
+    """From around the cube towards it, from within it, along axes through it and past it, and on its borders."""
+    generator = torch.Generator().manual_seed(5)
+    origins = torch.randn(count, 3, generator=generator) * 1.5
+    aims = torch.rand(count, 3, generator=generator) * 3 - 1.5
+    axes = torch.eye(3).repeat(6, 1)
+    starts = torch.tensor([[0.1, 0.2, -0.3], [2.0, 2.0, 2.0], [-1.0, -1.0, -1.0]]).repeat_interleave(6, 0)
+    signs = torch.tensor([1.0, -1.0]).repeat_interleave(3).repeat(3)[:, None]
+    directions = torch.nn.functional.normalize(aims - origins, dim=-1)
+    return torch.cat([origins, starts - 2 * signs * axes]), torch.cat([directions, signs * axes])
+
+
+@pytest.mark.parametrize(
+    ("kind", "cap", "explore", "seeded"),
+    [
+        ("full", 64, 0.0, False),
+        ("full", 7, 0.0, True),
+        ("some", 64, 0.0, False),
+        ("some", 64, 0.2, True),
+        ("nothing", 64, 0.2, True),
+    ],
+)
+def test_rays_get_the_samples_of_numba(kind, cap, explore, seeded):
+    found = []
+    for backend, device in (("triton", DEVICE), ("numba", torch.device("cpu"))):
+        generator = torch.Generator().manual_seed(6) if seeded else None
+        settings = {"step": 0.08, "cap": cap, "explore": explore, "generator": generator, "backend": backend}
+        found.append(occupancy(kind).to(device).march(*(a.to(device) for a in rays()), **settings))
+    ours, theirs = found
+    assert torch.equal(ours.offsets.cpu(), theirs.offsets)
+    for name in ("points", "t", "dt"):
+        torch.testing.assert_close(getattr(ours, name).cpu(), getattr(theirs, name), rtol=1e-6, atol=1e-6)
+    assert (len(ours.t) == 0) == (kind == "nothing") and int(theirs.offsets.diff().max()) <= cap
+
+
+def test_no_rays_at_all():
+    grid, none = OccupancyGrid(8).to(DEVICE), torch.zeros(0, 3, device=DEVICE)
+    samples = grid.march(none, none, step=0.1, cap=9, backend="triton")
+    assert samples.points.shape == (0, 3) and samples.offsets.tolist() == [0]

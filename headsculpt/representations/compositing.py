@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 
+THICKEST = 1e3  # optical depth of a sample, at most: exp(-1000) is 0 in every float type
+
+
 class Composite(NamedTuple):
     """``total (R, C)``, ``opacity (R,)``, ``depth (R,)`` (not divided by the opacity), ``weights (N,)``."""
 
@@ -22,7 +25,7 @@ def composite(
 ) -> Composite:
     """Emission and absorption along rays: weight_i = (1 - exp(-sigma_i dt_i)) exp(-sum_{j<i} sigma_j dt_j).
 
-    Deterministic. So a ray's opacity is 1 - exp(-sum sigma dt).
+    So a ray's opacity is 1 - exp(-sum sigma dt). Deterministic on the CPU; on CUDA it repeats to rounding.
 
     Args:
         sigma: ``(N,)`` density per scene unit, not negative.
@@ -46,20 +49,10 @@ def composite(
 def composite_packed(sigma: Tensor, dt: Tensor, t: Tensor, values: Tensor, offsets: Tensor) -> Composite:
     """:func:`composite` in plain torch without padding, whose memory grows with the longest ray; needs a sample.
 
-    Sums run over all rays, in float64, and a ray's are differences of them.
+    Sums run over all rays, in float64, and a ray's are differences of them. So are those of the gradient, which is
+    written out: that of an indexing, which torch would take, sorts all samples.
     """
-
-    def of_rays(x: Tensor) -> Tensor:
-        return torch.segment_reduce(x, "sum", offsets=offsets, axis=0, unsafe=True, initial=0)
-
-    counts = offsets[1:] - offsets[:-1]
-    thickness = sigma * dt
-    ray = torch.repeat_interleave(torch.arange(len(counts), device=sigma.device), counts)
-    sums = torch.cat([thickness.new_zeros(1, dtype=torch.float64), thickness.double().cumsum(0)])
-    before = (sums[:-1] - sums[offsets[:-1]][ray]).to(sigma.dtype)
-    weights = torch.exp(-before) * -torch.expm1(-thickness)
-    opacity = -torch.expm1(-(sums[offsets[1:]] - sums[offsets[:-1]])).to(sigma.dtype)
-    return Composite(of_rays(weights[:, None] * values), opacity, of_rays(weights * t), weights)
+    return Composite(*_Packed.apply(sigma, dt, t, values, offsets))
 
 
 def composite_reference(sigma: Tensor, dt: Tensor, t: Tensor, values: Tensor, offsets: Tensor) -> Composite:
@@ -111,6 +104,47 @@ class _Composite(torch.autograd.Function):
         return g_sigma, None, None, g_values, None
 
 
+class _Packed(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, sigma: Tensor, dt: Tensor, t: Tensor, values: Tensor, offsets: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        ray = rays_of(offsets, sigma.shape[0])
+        # One sample without bound would swallow the others' sums; THICKEST is opaque to the last bit.
+        thickness = (sigma * dt).clamp_max(THICKEST)
+        sums = running_sum(thickness)
+        at_start = sums.index_select(0, offsets[:-1])
+        before = (sums[:-1] - at_start.index_select(0, ray)).to(sigma.dtype)
+        weights = torch.exp(-before) * -torch.expm1(-thickness)
+        opacity = -torch.expm1(at_start - sums.index_select(0, offsets[1:])).to(sigma.dtype)
+        summed = weights[:, None] * torch.cat([values, t[:, None]], 1)
+        summed = torch.segment_reduce(summed, "sum", offsets=offsets, axis=0, unsafe=True, initial=0)
+        ctx.save_for_backward(dt, t, values, offsets, ray, weights, torch.exp(-before - thickness))
+        return summed[:, :-1].contiguous(), opacity, summed[:, -1].contiguous(), weights
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, g_total: Tensor, g_opacity: Tensor, g_depth: Tensor, g_weights: Tensor) -> tuple:  # type: ignore[override]
+        """As :func:`.march_kernels.composite_gradient`."""
+        dt, t, values, offsets, ray, weights, through = ctx.saved_tensors
+        of_total, of_ray = g_total.index_select(0, ray), torch.stack([g_opacity, g_depth], 1).index_select(0, ray)
+        g = g_weights + of_ray[:, 0] + of_ray[:, 1] * t + (of_total * values).sum(1)
+        sums = running_sum(weights * g)
+        behind = sums.index_select(0, offsets[1:]).index_select(0, ray) - sums[1:]
+        return dt * (through * g - behind.to(g.dtype)), None, None, weights[:, None] * of_total, None
+
+
+def rays_of(offsets: Tensor, samples: int) -> Tensor:
+    """``(N,)`` the ray of each sample."""
+    ray = torch.arange(offsets.shape[0] - 1, device=offsets.device)
+    return torch.repeat_interleave(ray, offsets.diff(), output_size=samples)
+
+
+def running_sum(x: Tensor) -> Tensor:
+    """``(N + 1,)`` float64, of the first n of ``x (N,)``."""
+    return torch.cat([x.new_zeros(1, dtype=torch.float64), x.double().cumsum(0)])
+
+
 class _Distortion(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weights: Tensor, t: Tensor, dt: Tensor, offsets: Tensor) -> Tensor:
@@ -143,9 +177,10 @@ def distortion_in_torch(weights: Tensor, t: Tensor, dt: Tensor, offsets: Tensor)
     """
     if weights.shape[0] == 0:
         return weights.sum()
-    counts = offsets[1:] - offsets[:-1]
-    w, at, start = weights.double(), t.double(), torch.repeat_interleave(offsets[:-1], counts)
-    mass, moment = torch.cumsum(w, 0) - w, torch.cumsum(w * at, 0) - w * at  # of the samples before
-    mass, moment = mass - mass[start], moment - moment[start]  # of those on the same ray
+    ray = rays_of(offsets, weights.shape[0])
+    start = offsets.index_select(0, ray)
+    w, at = weights.double(), t.double()
+    mass, moment = running_sum(w)[:-1], running_sum(w * at)[:-1]  # of the samples before
+    mass, moment = mass - mass.index_select(0, start), moment - moment.index_select(0, start)  # on the same ray
     total = (2 * w * (at * mass - moment)).sum() + (w * w * dt).sum() / 3
-    return (total / max(1, counts.shape[0])).to(weights.dtype)
+    return (total / max(1, offsets.shape[0] - 1)).to(weights.dtype)

@@ -183,10 +183,10 @@ class DMTet(nn.Module):
     def surface(self) -> Surface:
         """The mesh as it is now. Its topology is kept until the parameters change."""
         with torch.no_grad():  # the border stays outside, or the surface would have a hole there
+            outside = 0.25 * self.cell
             for axis in range(3):
                 for end in (0, -1):
-                    side = self.sdf.data.select(axis, end)
-                    side.clamp_(min=0.25 * float(self.cell))
+                    self.sdf.data.select(axis, end).clamp_(min=outside)
         crossings, edges = self._topology()
         if crossings.faces.shape[0] == 0:
             raise RuntimeError("the surface has vanished: no signed distance is negative any more")
@@ -198,7 +198,7 @@ class DMTet(nn.Module):
         values = sdf.reshape(-1).index_select(0, ends).view(-1, 2)
         # The published tanh(parameter) / resolution, but half a cell, so that no tetrahedron turns over
         # easily, and with slope 1 at 0.
-        half = 0.5 * float(self.cell)
+        half = 0.5 * self.cell
         moved = half * torch.tanh(deform.reshape(-1, 3).index_select(0, ends) / half)
         positions = (self._rest(ends) + moved).view(-1, 2, 3)
         return Surface(surface_points(values, positions), crossings.faces, edges, values)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from headsculpt.devices import check_on_cuda, importable, require
 from headsculpt.representations import march_kernels
 
 
@@ -62,8 +63,8 @@ class OccupancyGrid(nn.Module):
         if resolution < 2:
             raise ValueError(f"the occupancy grid needs a resolution of at least 2; got {resolution}")
         self.bound, self.threshold, self.decay = float(bound), threshold, decay
-        self._skip: dict[bool, np.ndarray] = {}
-        self._least: np.ndarray | None = None
+        self._skip: dict[bool, Tensor] = {}
+        self._least: Tensor | None = None
         shape = (resolution,) * 3
         self.register_buffer("density", torch.zeros(shape))
         self.register_buffer("updated", torch.tensor(False))
@@ -114,7 +115,7 @@ class OccupancyGrid(nn.Module):
         self.updated.fill_(True)
         self._rebuild()
 
-    def _skips(self, explore: bool) -> np.ndarray:
+    def _skips(self, explore: bool) -> Tensor:
         """Distance to the nearest cell that can get a sample; kept until the flags change."""
         from scipy.ndimage import distance_transform_cdt
 
@@ -123,18 +124,19 @@ class OccupancyGrid(nn.Module):
             empty = (self.flags.cpu().numpy() & mask) == 0
             far = self.resolution
             distance = distance_transform_cdt(empty, "chessboard") if not empty.all() else far * empty
-            self._skip[explore] = np.minimum(distance, 255).astype(np.uint8)
+            self._skip[explore] = torch.from_numpy(np.minimum(distance, 255).astype(np.uint8))
+        self._skip[explore] = self._skip[explore].to(self.flags.device)
         return self._skip[explore]
 
-    def _least_density(self) -> np.ndarray:
+    def _least_density(self) -> Tensor:
         """Of each cell and its neighbours: what a ray through the cell has met at least; kept until it changes.
 
         A cell's own density will not do where it grows by decades across a surface: a ray that grazes an edge would
         end there, before it comes to what is seen behind.
         """
         if self._least is None:
-            least = -nn.functional.max_pool3d(-self.density[None, None], 3, 1, 1)[0, 0]
-            self._least = least.cpu().numpy()
+            self._least = -nn.functional.max_pool3d(-self.density[None, None], 3, 1, 1)[0, 0]
+        self._least = self._least.to(self.density.device)
         return self._least
 
     def _changed(self) -> None:
@@ -169,6 +171,7 @@ class OccupancyGrid(nn.Module):
         explore: float = 0.0,
         generator: torch.Generator | None = None,
         opaque: float = 3.0,
+        backend: str = "auto",
     ) -> Samples:
         """Samples where rays cross occupied cells; see :func:`march_kernels.march`.
 
@@ -180,36 +183,54 @@ class OccupancyGrid(nn.Module):
             generator: places samples at random in their intervals; None takes the middles.
             opaque: optical depth at which a ray ends, of the least density around each cell; the true depth is larger (of
                 sculpted heads, 3 leaves out 1e-4 of a colour).
+            backend: "numba" (CPU; CUDA tensors take a round trip), "triton" (CUDA; the same samples), or "auto": Triton
+                for CUDA tensors where it is installed, else numba.
+
+        Raises:
+            ValueError: an unknown back end, or Triton for tensors that are not on CUDA.
+            ImportError: Triton is missing; says how to install it.
         """
-        rays = origins.shape[0]
+        if backend not in ("auto", "numba", "triton"):
+            raise ValueError(f"backend must be 'auto', 'numba' or 'triton'; got {backend!r}")
         seed, exploring = 0, generator is not None and explore > 0
         if generator is not None:
             seed = int(torch.randint(0, 2**62, (), generator=generator))
-        distances, widths = torch.empty(rays, cap), torch.empty(rays, cap)
-        host = [a.detach().float().cpu().contiguous() for a in (origins, directions)]
-        arrays = [a.numpy() for a in host]
-        kernels: Any = march_kernels
-        counts = kernels.march(
-            *arrays,
-            self.flags.cpu().numpy(),
-            self._skips(exploring),
-            self._least_density(),
-            self.box.cpu().numpy(),
-            np.float32(self.bound),
-            np.float32(step),
-            cap,
-            np.float32(opaque),
-            np.float32(explore if exploring else 0.0),
-            generator is not None,
-            seed,
-            distances.numpy(),
-            widths.numpy(),
-        )
-        offsets = torch.zeros(rays + 1, dtype=torch.int64)
-        torch.cumsum(torch.from_numpy(counts), 0, out=offsets[1:])
-        total = int(offsets[-1])
-        points, t, dt = torch.empty(total, 3), torch.empty(total), torch.empty(total)
-        out = (distances, widths, offsets, points, t, dt)
-        kernels.pack(*arrays, *(a.numpy() for a in out))
-        device = origins.device
-        return Samples(points.to(device), t.to(device), dt.to(device), offsets.to(device))
+        arrays = [origins.detach().float(), directions.detach().float(), self.flags]
+        arrays += [self._skips(exploring), self._least_density(), self.box]
+        numbers = (self.bound, step, cap, opaque, explore if exploring else 0.0, generator is not None, seed)
+        if backend == "auto":
+            backend = "triton" if origins.is_cuda and importable("triton") else "numba"
+        if backend == "triton":
+            require("triton")
+            check_on_cuda("triton", origins=origins, flags=self.flags)
+            from headsculpt.representations import march_triton
+
+            kernels: Any = march_triton
+            return Samples(*kernels.march(*(a.contiguous() for a in arrays), *numbers))
+        return _march_on_cpu([a.cpu().contiguous().numpy() for a in arrays], *numbers, device=origins.device)
+
+
+def _march_on_cpu(
+    arrays: list[np.ndarray],
+    bound: float,
+    step: float,
+    cap: int,
+    opaque: float,
+    explore: float,
+    jitter: bool,
+    seed: int,
+    device: torch.device,
+) -> Samples:
+    kernels: Any = march_kernels
+    origins, directions = arrays[:2]
+    rays = len(origins)
+    distances, widths = torch.empty(rays, cap), torch.empty(rays, cap)
+    lengths = (np.float32(bound), np.float32(step), cap, np.float32(opaque), np.float32(explore))
+    counts = kernels.march(*arrays, *lengths, jitter, seed, distances.numpy(), widths.numpy())
+    offsets = torch.zeros(rays + 1, dtype=torch.int64)
+    torch.cumsum(torch.from_numpy(counts), 0, out=offsets[1:])
+    total = int(offsets[-1])
+    points, t, dt = torch.empty(total, 3), torch.empty(total), torch.empty(total)
+    out = (distances, widths, offsets, points, t, dt)
+    kernels.pack(origins, directions, *(a.numpy() for a in out))
+    return Samples(points.to(device), t.to(device), dt.to(device), offsets.to(device))

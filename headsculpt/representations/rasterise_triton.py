@@ -1,7 +1,8 @@
 """Triangle visibility on CUDA by a Triton kernel, which pip installs: the ids of :mod:`.rasterise_numba`, bit for bit.
 
-Vertices are snapped and boxes found in plain torch, in float64 and int64. The kernel then takes the boxes
-tile by tile; a covered pixel keeps the smallest (depth, triangle), packed into 64 bits, by an atomic minimum.
+Vertices are snapped in plain torch. A first kernel finds the triangles that a pixel may see, a small part of them all,
+and only these are gathered. The second takes their boxes tile by tile; a covered pixel keeps the smallest (depth,
+triangle), packed into 64 bits, by an atomic minimum. A third finds the edges of silhouettes.
 Coverage is exact in integers, and depths are float64 operations in the CPU kernel's order, never fused, so
 that they round alike. The few triangles that cross the near plane or reach far outside the view are clipped
 by the CPU kernel. With ``TRITON_INTERPRET=1`` set before Triton is first imported this runs on CPU tensors,
@@ -23,6 +24,69 @@ TILE = 8  # pixels along a side; most triangles of a fine mesh fit in one
 TILES = 4  # of a program
 LAUNCH = 1 << 22  # tiles a launch, so that a few huge triangles do not fill the memory with tile numbers
 EMPTY = (1 << 63) - 1
+BLOCK = 256  # triangles or edges of a program
+DRAW, CLIP = tl.constexpr(1), tl.constexpr(2)
+
+
+@triton.jit
+def _choose(
+    faces, snapped, state, out, vertices, count, height, width,
+    CULL: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """``out (B, F)``: DRAW, CLIP, or 0 for what has no area, faces away where CULL, or holds no pixel's centre."""
+    f = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    image = tl.program_id(1).to(tl.int64)
+    valid = f < count
+    a = tl.load(faces + 3 * f, mask=valid, other=0) + image * vertices
+    b = tl.load(faces + 3 * f + 1, mask=valid, other=0) + image * vertices
+    c = tl.load(faces + 3 * f + 2, mask=valid, other=0) + image * vertices
+    worst = tl.maximum(tl.load(state + a), tl.maximum(tl.load(state + b), tl.load(state + c)))
+    ax, ay = tl.load(snapped + 2 * a), tl.load(snapped + 2 * a + 1)
+    bx, by = tl.load(snapped + 2 * b), tl.load(snapped + 2 * b + 1)
+    cx, cy = tl.load(snapped + 2 * c), tl.load(snapped + 2 * c + 1)
+    area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+    left, right = tl.minimum(ax, tl.minimum(bx, cx)), tl.maximum(ax, tl.maximum(bx, cx))
+    top, bottom = tl.minimum(ay, tl.minimum(by, cy)), tl.maximum(ay, tl.maximum(by, cy))
+    # As in _prepared: 127 and 128 of the 256 positions of a pixel lie before its centre, and the shift rounds down.
+    seen = tl.maximum((left + 127) >> 8, 0) <= tl.minimum((right - 128) >> 8, width - 1)
+    seen = seen & (tl.maximum((top + 127) >> 8, 0) <= tl.minimum((bottom - 128) >> 8, height - 1))
+    if CULL:
+        seen = seen & (area < 0)
+    else:
+        seen = seen & (area != 0)
+    drawn = tl.where(seen, DRAW, 0)
+    chosen = tl.where(worst == 0, drawn, tl.where(worst == 1, CLIP, 0))
+    tl.store(out + image * count + f, chosen.to(tl.int8), mask=valid)
+
+
+@triton.jit
+def _side(clip, vertex, there, nx, ny, nw):
+    """Whether a vertex lies on the positive side of an edge's plane through the camera, and whether it is in front."""
+    x = tl.load(clip + 4 * vertex, mask=there, other=0.0)
+    y = tl.load(clip + 4 * vertex + 1, mask=there, other=0.0)
+    w = tl.load(clip + 4 * vertex + 3, mask=there, other=0.0)
+    return nx * x + ny * y + nw * w > 0, w > 0
+
+
+@triton.jit
+def _fold(edges, opposite, clip, out, vertices, count, BLOCK: tl.constexpr):
+    """``out (B, E)``: 1 or -1, the side of a silhouette's surface, or 0; see :func:`.shading_ops.silhouettes_reference`."""
+    e = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    image = tl.program_id(1).to(tl.int64)
+    valid = e < count
+    a = tl.load(edges + 2 * e, mask=valid, other=0) + image * vertices
+    b = tl.load(edges + 2 * e + 1, mask=valid, other=0) + image * vertices
+    one = tl.load(opposite + 2 * e, mask=valid, other=0) + image * vertices
+    other = tl.load(opposite + 2 * e + 1, mask=valid, other=0)
+    paired = other >= 0
+    ax, ay, aw = tl.load(clip + 4 * a), tl.load(clip + 4 * a + 1), tl.load(clip + 4 * a + 3)
+    bx, by, bw = tl.load(clip + 4 * b), tl.load(clip + 4 * b + 1), tl.load(clip + 4 * b + 3)
+    nx, ny, nw = ay * bw - aw * by, aw * bx - ax * bw, ax * by - ay * bx
+    first, first_in_front = _side(clip, one, valid, nx, ny, nw)
+    second, second_in_front = _side(clip, other + image * vertices, valid & paired, nx, ny, nw)
+    fold = (paired == 0) | ((first == second) & second_in_front)
+    fold = fold & first_in_front & (aw > 0) & (bw > 0)
+    tl.store(out + image * count + e, tl.where(fold, tl.where(first, 1, -1), 0).to(tl.int8), mask=valid)
 
 
 @triton.jit
@@ -90,12 +154,26 @@ def visible(clip: Tensor, faces: Tensor, height: int, width: int, cull_back: boo
     batch = clip.shape[0]
     keys = torch.full((batch, height, width), EMPTY, dtype=torch.int64, device=clip.device)
     if batch and len(faces):
-        _draw_all(_prepared(_triangles(clip.float(), faces.long(), height, width), height, width, cull_back), keys)
+        found = _triangles(clip.float().contiguous(), faces.long().contiguous(), height, width, cull_back)
+        _draw_all(_prepared(found, height, width, cull_back), keys)
     triangle = (keys & 0xFFFFFFFF).int()
     return torch.where(keys == EMPTY, torch.full_like(triangle, -1), triangle)
 
 
-def _triangles(clip: Tensor, faces: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
+def silhouettes(clip: Tensor, edges: Tensor, opposite: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Image, edge and side, on the device of ``clip``; as :func:`.shading_ops.silhouettes_reference`."""
+    clip, edges, opposite = clip.detach().float().contiguous(), edges.contiguous(), opposite.contiguous()
+    found = torch.zeros(clip.shape[0], len(edges), dtype=torch.int8, device=clip.device)
+    if found.numel():
+        with torch.cuda.device(clip.device if clip.is_cuda else -1):
+            _fold[(triton.cdiv(len(edges), BLOCK), clip.shape[0])](
+                edges, opposite, clip, found, clip.shape[1], len(edges), BLOCK=BLOCK, enable_fp_fusion=False
+            )
+    image, edge = found.nonzero().unbind(-1)
+    return image, edge, found[image, edge].to(clip)
+
+
+def _triangles(clip: Tensor, faces: Tensor, height: int, width: int, cull_back: bool) -> tuple[Tensor, ...]:
     """Snapped corners ``(T, 3, 2)`` int64, depths ``(T, 3)`` float64, index and image ``(T,)`` int64."""
     x, y, z, w = clip.double().unbind(-1)
     finite = torch.isfinite(clip).all(-1)
@@ -106,11 +184,15 @@ def _triangles(clip: Tensor, faces: Tensor, height: int, width: int) -> tuple[Te
     sy = (0.5 - 0.5 * y / w) * height * cpu.SUBPIXEL
     snapped = torch.stack([sx, sy], -1).nan_to_num(0).clamp(-cpu.GUARD, cpu.GUARD).round().long()
     depth = z / w
-    worst = state[:, faces].amax(-1)  # (B, F)
-    image, index = (worst == 0).nonzero().unbind(-1)
+    chosen = torch.empty(len(clip), len(faces), dtype=torch.int8, device=clip.device)
+    with torch.cuda.device(clip.device if clip.is_cuda else -1):
+        _choose[(triton.cdiv(len(faces), BLOCK), len(clip))](
+            faces, snapped, state, chosen, clip.shape[1], len(faces), height, width, CULL=cull_back, BLOCK=BLOCK
+        )
+    image, index = (chosen == DRAW.value).nonzero().unbind(-1)
     corner = faces[index]
     found = (snapped[image[:, None], corner], depth[image[:, None], corner], index, image)
-    clipped_image, clipped_index = (worst == 1).nonzero().unbind(-1)
+    clipped_image, clipped_index = (chosen == CLIP.value).nonzero().unbind(-1)
     if len(clipped_index) == 0:
         return found
     crossing = clip[clipped_image[:, None], faces[clipped_index]].cpu().contiguous().numpy()

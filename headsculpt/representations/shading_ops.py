@@ -7,11 +7,11 @@ P covered pixels, K crossings of a silhouette edge with the line between two pix
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
+from headsculpt.devices import importable
 from headsculpt.meshes import Topology
 
 # How far behind the surface at the inner pixel a silhouette may lie, as a fraction of the view's depth range
@@ -244,7 +244,7 @@ def _silhouettes(clip: Tensor, topology: Topology) -> tuple[Tensor, Tensor, Tens
 
     An edge is one where both of its faces lie on the same side on the screen, or where it has one face.
     """
-    if clip.device.type == "cpu" and find_spec("numba"):
+    if clip.device.type == "cpu" and importable("numba"):
         from headsculpt.representations.rasterise_numba import silhouettes
 
         arrays = silhouettes(
@@ -252,6 +252,10 @@ def _silhouettes(clip: Tensor, topology: Topology) -> tuple[Tensor, Tensor, Tens
         )
         image, edge, positive = (torch.from_numpy(array) for array in arrays)
         return image, edge, torch.where(positive, 1.0, -1.0).to(clip)
+    if clip.is_cuda and importable("triton"):
+        from headsculpt.representations.rasterise_triton import silhouettes as folds
+
+        return folds(clip, topology.edges, topology.opposite)
     return silhouettes_reference(clip, topology)
 
 
