@@ -284,6 +284,8 @@ def test_stages_name_what_must_come_before(tmp_path: Path) -> None:
         stages.train_prior("vea", tmp_path)
     with pytest.raises(ValueError, match="minutes must be positive"):
         stages.train_prior("vae", tmp_path, minutes=0)
+    with pytest.raises(ValueError, match="batch must be positive; got 0"):
+        stages.train_prior("vae", tmp_path, batch=0)
 
 
 # --- data set
