@@ -270,6 +270,8 @@ def test_a_picture_and_its_mirror_image_are_read_alike():
 def test_command_line_names_a_missing_data_folder(tmp_path, capsys):
     assert train_judge.main(["--data", str(tmp_path / "none"), "--work", str(tmp_path)]) == 1
     assert "no portraits in" in capsys.readouterr().err
+    assert train_judge.main(["--data", str(tmp_path), "--work", str(tmp_path), "--batch", "0"]) == 1
+    assert "--batch must be at least 1; got 0" in capsys.readouterr().err
 
 
 def test_the_second_look_is_at_the_landmarks():

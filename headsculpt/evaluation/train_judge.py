@@ -355,6 +355,8 @@ def main(arguments: list[str] | None = None) -> int:
     if given.threads:
         torch.set_num_threads(given.threads)
     try:
+        if given.batch < 1:
+            raise ValueError(f"--batch must be at least 1; got {given.batch}")
         portraits = open_dataset(given.data)
         rows, held_rows = split_rows(portraits)
         held_out = portraits

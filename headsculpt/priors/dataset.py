@@ -34,6 +34,7 @@ from headsculpt.cameras import (
     Cameras,
     framed,
 )
+from headsculpt.priors.resident import gather
 from headsculpt.synthesis.attributes import Attributes
 
 VIEWS_PER_FIGURE = 4
@@ -229,11 +230,8 @@ class Portraits:
     captions: list[list[str]]
     contours: dict[str, slice]
 
-    def __post_init__(self) -> None:
-        self.starts = np.cumsum([0, *(len(shard) for shard in self.shards)])
-
     def __len__(self) -> int:
-        return int(self.starts[-1])
+        return sum(len(shard) for shard in self.shards)
 
     def landmark_maps(self, indices: NDArray, size: int, workers: int = 1) -> NDArray:
         """Landmark drawings ``(B, size, size, 3)`` uint8; black where no landmark is visible."""
@@ -248,9 +246,7 @@ class Portraits:
 
     def images(self, indices: NDArray) -> NDArray:
         """Images ``(B, S, S, 3)`` uint8."""
-        which = np.searchsorted(self.starts, indices, side="right") - 1
-        pairs = zip(which, indices, strict=True)
-        return np.stack([self.shards[w][i - self.starts[w]] for w, i in pairs])
+        return gather(self.shards, indices)
 
 
 def _draw(points: NDArray, contours: dict[str, slice], scale: float, size: int) -> NDArray:

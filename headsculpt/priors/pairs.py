@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from headsculpt.priors import dataset
 from headsculpt.priors.dataset import CAPTION_STYLES, DONE, VIEWS_PER_FIGURE
+from headsculpt.priors.resident import gather
 from headsculpt.synthesis.attributes import Attributes
 
 FIGURES_PER_SHARD = 64  # 256 pairs: 25 MB, and little lost when a run is stopped
@@ -146,18 +147,12 @@ class Pairs:
     captions_before: list[list[str]]
     captions_after: list[list[str]]
 
-    def __post_init__(self) -> None:
-        self.starts = np.cumsum([0, *(len(shard) for shard in self.before)])
-
     def __len__(self) -> int:
-        return int(self.starts[-1])
+        return sum(len(shard) for shard in self.before)
 
     def images(self, which: str, indices: NDArray) -> NDArray:
         """Pictures ``(B, S, S, 3)`` uint8; ``which`` is "before" or "after"."""
-        shards = {"before": self.before, "after": self.after}[which]
-        numbers = np.searchsorted(self.starts, indices, side="right") - 1
-        places = zip(numbers, indices, strict=True)
-        return np.stack([shards[n][i - self.starts[n]] for n, i in places])
+        return gather({"before": self.before, "after": self.after}[which], indices)
 
 
 def open_pairs(folder: Path) -> Pairs:

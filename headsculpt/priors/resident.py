@@ -1,7 +1,7 @@
 """Training data where the training runs: mapped from disk for a CPU, all of it in the memory of a GPU.
 
-A core stacks a thousand portraits in about the time in which a data-centre GPU takes a whole step of the mini
-UNet; held there as bytes, a hundred thousand of them take 5 GB, and a batch is one look-up.
+A core takes longer to draw the landmark maps of a batch and to gather its pictures than a GPU takes for a whole step of
+the mini UNet. Held there as bytes, a hundred thousand pictures take 5 GB, and a batch is one look-up.
 """
 
 from __future__ import annotations
@@ -14,6 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
+def gather(parts: Sequence[NDArray], indices: NDArray) -> NDArray:
+    """Rows ``(B, ...)`` of arrays ``(N_i, ...)`` that lie one after another, by index."""
+    starts = np.cumsum([0, *(len(part) for part in parts)])
+    numbers = np.searchsorted(starts, indices, side="right") - 1
+    return np.stack([parts[n][i - starts[n]] for n, i in zip(numbers, indices, strict=True)])
+
+
 class Rows:
     """Rows of arrays that lie one after another, by index.
 
@@ -24,25 +31,22 @@ class Rows:
 
     def __init__(self, parts: Sequence[NDArray], device: torch.device | str) -> None:
         self.parts, self.device = parts, torch.device(device)
-        self.starts = np.cumsum([0, *(len(part) for part in parts)])
         self._held: Tensor | None = None
         if self.device.type == "cuda":
             # One part at a time: together they would lie in memory twice.
             shape = (len(self), *parts[0].shape[1:])
             self._held = torch.empty(shape, dtype=_dtype(parts[0]), device=self.device)
-            for start, part in zip(self.starts, parts, strict=False):
-                self._held[start : start + len(part)] = torch.from_numpy(np.array(part)).to(self.device)
+            for held, part in zip(self._held.split([len(part) for part in parts]), parts, strict=True):
+                held.copy_(torch.from_numpy(np.array(part)))
 
     def __len__(self) -> int:
-        return int(self.starts[-1])
+        return sum(len(part) for part in self.parts)
 
     def __getitem__(self, indices: NDArray) -> Tensor:
         """Rows ``(B, ...)`` on the device, in the parts' dtype."""
         if self._held is not None:
             return self._held[torch.from_numpy(indices).to(self.device)]
-        numbers = np.searchsorted(self.starts, indices, side="right") - 1
-        rows = [self.parts[n][i - self.starts[n]] for n, i in zip(numbers, indices, strict=True)]
-        return torch.from_numpy(np.stack(rows)).to(self.device)
+        return torch.from_numpy(gather(self.parts, indices)).to(self.device)
 
 
 def _dtype(part: NDArray) -> torch.dtype:
@@ -52,7 +56,7 @@ def _dtype(part: NDArray) -> torch.dtype:
 def generator_for(device: torch.device | str, generator: torch.Generator) -> torch.Generator:
     """The generator to draw large tensors with on a device: this one on the CPU, else one that it seeds.
 
-    A million normal numbers and their way to a GPU take as long as a step there.
+    A batch's noise is two million normal numbers: a core takes its time to draw them, and they would have to travel.
     """
     if torch.device(device).type == "cpu":
         return generator

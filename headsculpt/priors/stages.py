@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 # Minutes on two CPU cores; a GPU needs a small part of them for the same number of steps.
 MINUTES = {"text": 6.0, "vae": 40.0, "decoder": 30.0, "unet": 150.0, "clip": 12.0, "instruction": 40.0}
 BATCH = {"text": 64, "vae": 4, "decoder": 8, "unet": 48, "clip": 256, "instruction": 48}  # images a step
-BATCH_ON_GPU = {"text": 64, "vae": 128, "decoder": 128, "unet": 1024, "clip": 512, "instruction": 512}  # up to 16 GB
+BATCH_ON_GPU = {"text": 64, "vae": 128, "decoder": 128, "unet": 1024, "clip": 512, "instruction": 512}  # UNet: 16 GB
 STAGES = ("data", "text", "head", "vae", "decoder", "unet", "clip", "pairs", "instruction")
 IMAGES = 40_000
 PAIRS = 0.4  # pairs of portraits for each portrait of the data set

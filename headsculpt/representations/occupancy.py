@@ -207,21 +207,13 @@ class OccupancyGrid(nn.Module):
 
             kernels: Any = march_triton
             return Samples(*kernels.march(*(a.contiguous() for a in arrays), *numbers))
-        return _march_on_cpu([a.cpu().contiguous().numpy() for a in arrays], *numbers, device=origins.device)
+        return _march_on_cpu([a.cpu().contiguous().numpy() for a in arrays], numbers, origins.device)
 
 
-def _march_on_cpu(
-    arrays: list[np.ndarray],
-    bound: float,
-    step: float,
-    cap: int,
-    opaque: float,
-    explore: float,
-    jitter: bool,
-    seed: int,
-    device: torch.device,
-) -> Samples:
+def _march_on_cpu(arrays: list[np.ndarray], numbers: tuple, device: torch.device) -> Samples:
+    """As :func:`.march_triton.march` with those arrays and numbers, by numba; samples on ``device``."""
     kernels: Any = march_kernels
+    bound, step, cap, opaque, explore, jitter, seed = numbers
     origins, directions = arrays[:2]
     rays = len(origins)
     distances, widths = torch.empty(rays, cap), torch.empty(rays, cap)
