@@ -236,7 +236,7 @@ class RefineConfig:
 
     Attributes:
         views: that are painted, the first so many of :data:`headsculpt.refining.VIEWS`; 0 leaves the last look out.
-        t_max_start, t_max_end: noise of the first view's picture, and of the last one's.
+        t_max_start, t_max_end: noise of the first picture of a round of views, and of the last one's of the face.
         t_window: how far below that it may be.
         denoise_steps: predictions of each picture.
         tet_resolution: of the grid that the shape is put on first.
@@ -248,7 +248,7 @@ class RefineConfig:
     guidance_scale: float = 3.0
     landmarks_guided: bool = True
     t_min: float = 0.02
-    t_max_start: float = 0.80
+    t_max_start: float = 0.75
     t_max_end: float = 0.25
     t_window: float = 0.02
     denoise_steps: int = 6
@@ -270,6 +270,8 @@ class EditConfig:
         mask: keep as they are the places where the edited prediction and the source's agree (ours).
         place: keep as it is what lies outside the places of what the instruction names, where it is understood and
             its changes have a place (:mod:`headsculpt.edit_place`; ours).
+        t_max_end: what ``coarse.t_max_end`` is at least in an edit that may change the shape in its place (ours): from
+            above it a hat is drawn where hair was, from below it the hair stays.
         mask_timestep: noise at which the two are compared, as a fraction of the schedule.
         mask_threshold: difference that counts as half an edit, as a fraction of the edit's strongest one.
     """
@@ -281,6 +283,7 @@ class EditConfig:
     target_share: float = 0.5
     mask: bool = True
     place: bool = True
+    t_max_end: float = 0.85
     mask_timestep: float = 0.6
     mask_threshold: float = 0.15
 
@@ -409,6 +412,8 @@ def _from_tree(tree: Mapping[str, Any]) -> SculptConfig:
         config.refine.landmarks_guided = False
     if "edit.place" not in given:  # this and the sampler are of 0.8.0
         config.edit.place = False
+    if "edit.t_max_end" not in given and config.edit.instruction:  # of 0.14.0
+        config.edit.t_max_end = 0.0
     if "guidance.sampler" not in given:
         config.guidance.sampler = "ddim"
     if "fine.relief" not in given:  # this and the grid are of 0.9.0

@@ -268,7 +268,7 @@ def edit_guides(
     contours: dict[str, np.ndarray],
 ) -> dict[str, Guidance]:
     """Identity-aware editing for each stage; says so where the prior has no instruction ControlNet."""
-    from headsculpt.edit_place import EditPlace, edited_families
+    from headsculpt.edit_place import EditPlace, edited_families, keeps_shape
     from headsculpt.guidance.identity_editing import EditDistillation
     from headsculpt.sculpting import diffusion_guides
 
@@ -292,6 +292,9 @@ def edit_guides(
     # Edits from before 0.5.0 have no such words.
     told = replace(config, prompt=config.edit.told or config.prompt)
     bases: dict[str, Any] = dict(diffusion_guides(told, prior, vertices, faces, contours))
+    if place is not None and not keeps_shape(source.info.prompt, config.edit.instruction):
+        stage = bases["coarse"].stage
+        bases["coarse"].stage = replace(stage, t_max_end=max(stage.t_max_end, config.edit.t_max_end))
     return {
         name: EditDistillation(
             base,

@@ -3,9 +3,10 @@
 Score distillation asks for something a little different in every step, and what its requests do not agree on
 (the rims of spectacles, a pupil) comes out as their mean. Here each view is asked once: its render is noised and
 sampled back in several steps (SDEdit, Meng et al. 2021, arXiv 2108.01073), and the result is painted on the surface
-that it shows (:mod:`headsculpt.representations.painted`). The views come in order, the face from the front first,
-with less noise each time, so that later ones keep what earlier ones decided (as TEXTure does, Richardson et al.
-2023, arXiv 2302.01721). Views, order and noise levels are ours.
+that it shows (:mod:`headsculpt.representations.painted`). The views come in order, in two rounds with less noise each
+time, so that later ones keep what earlier ones decided (as TEXTure does, Richardson et al. 2023, arXiv 2302.01721). The
+bust comes before the face: a picture of a face from near cuts its hat off, and would paint hair on what is left of it.
+Views, order and noise levels are ours.
 """
 
 from __future__ import annotations
@@ -24,15 +25,18 @@ from headsculpt.sculpting_stages import FineStage
 if TYPE_CHECKING:
     from headsculpt.guidance.score_distillation import Guidance
 
-# (azimuth, elevation, half height), angles in degrees: the face from near, then the bust from all around and so far
-# off that its rim is in frame, once from below for the chin's underside, a little from above where the top is to be
-# seen, then the face once more.
-VIEWS = (
+# (azimuth, elevation, half height), angles in degrees: the bust from the front, from a little above where the top is to
+# be seen, and from all around, so far off that its rim is in frame; then the face from near, once from below for the
+# chin's underside, and from the front once more.
+BUST = (
+    (0.0, 5.0, 1.05), (40.0, 30.0, 1.05), (-40.0, 30.0, 1.05), (90.0, 5.0, 1.05), (-90.0, 5.0, 1.05),
+    (135.0, 10.0, 1.05), (-135.0, 10.0, 1.05), (180.0, 30.0, 1.05),
+)  # fmt: skip
+FACE = (
     (0.0, 5.0, 0.42), (32.0, 5.0, 0.42), (-32.0, 5.0, 0.42), (60.0, 5.0, 0.48), (-60.0, 5.0, 0.48), (0.0, -12.0, 0.6),
-    (0.0, 5.0, 1.05), (90.0, 5.0, 1.05), (-90.0, 5.0, 1.05), (135.0, 10.0, 1.05), (-135.0, 10.0, 1.05),
-    (180.0, 30.0, 1.05), (40.0, 30.0, 1.05), (-40.0, 30.0, 1.05),
     (0.0, 5.0, 0.42),
 )  # fmt: skip
+VIEWS = BUST + FACE
 BACKGROUND = 0.85
 
 # How many views are painted, after each.
@@ -49,7 +53,7 @@ def refine_colours(
         config: ``config.refine`` has the numbers; the seed is the only randomness, so that a run that is
             interrupted here does it again to the same end.
         fine: its mesh gets a :class:`~headsculpt.representations.painted.PaintedColours`, on what it had.
-        guidance: asked once for each view, with a progress that rises from 0 to nearly 1; its record's target is the
+        guidance: asked once for each view, with the progress of :func:`progress_at`; its record's target is the
             picture that is painted.
         report: called after each view.
 
@@ -67,10 +71,16 @@ def refine_colours(
         background = torch.full((1, 3), BACKGROUND, device=device)
         rendering, _ = seen.coloured(painted, background=background)
         rendering.background = background
-        # Falls fast at first: after a few views most of the face is decided.
-        progress = 1 - (1 - number / len(views)) ** 2
-        painted.paint(camera, seen, _target(guidance(rendering, camera, progress, generator)))
+        painted.paint(camera, seen, _target(guidance(rendering, camera, progress_at(number), generator)))
         report(number + 1)
+
+
+def progress_at(number: int) -> float:
+    """How far the noise has fallen at a view of :data:`VIEWS`, 0 to 1: fast at first in each round, as a few views decide
+    most of what it shows; half as far for the bust, of which the face is to come."""
+    if number < len(BUST):
+        return 0.5 * (1 - (1 - number / len(BUST)) ** 2)
+    return 1 - (1 - (number - len(BUST)) / len(FACE)) ** 2
 
 
 def _target(result: Any) -> Tensor:

@@ -106,6 +106,16 @@ def test_a_file_from_before_a_setting_means_what_was_done_then():
     assert now.refine.landmarks_guided and not then.refine.landmarks_guided
 
 
+def test_an_edit_of_before_goes_on_as_it_began_and_a_head_of_before_is_edited_as_today():
+    now = load_config("mini", prompt="an elf")
+    now.edit.instruction = "add a hat"
+    old = "\n".join(line for line in to_yaml(now).splitlines() if line != f"  t_max_end: {now.edit.t_max_end}")
+    assert len(old) < len(to_yaml(now)) and "  t_max_end: 0.65" in old  # a stage's is still there
+    assert config_from_yaml(old, "an edit").edit.t_max_end == 0
+    old = old.replace("instruction: add a hat", "instruction: ''")
+    assert config_from_yaml(old, "a head").edit.t_max_end == now.edit.t_max_end > 0.8
+
+
 @pytest.mark.parametrize(("steps", "views"), [(25, 15), (0, 0)])
 def test_a_file_of_the_time_when_pictures_were_fitted_means_the_last_look_of_today(steps, views):
     fitted = f"  steps: {steps}\n  lr_grid: 0.01\n  lr_network: 0.001\n  keep_weight: 0.5\n  chroma_weight: 0.5\n"

@@ -279,6 +279,27 @@ def test_an_edit_acts_in_its_place(source, instruction, override, families):
         assert (None if guide.place is None else set(guide.place.families)) == families
 
 
+@pytest.mark.parametrize(
+    ("instruction", "ends"),
+    [
+        (["put a beanie on him"], (0.85, 0.2)),
+        (["make his cap green"], (0.65, 0.2)),  # colours alone
+        (["turn him into a zombie"], (0.65, 0.2)),  # all of him
+        (["put a beanie on him", "edit.t_max_end=0"], (0.65, 0.2)),
+    ],
+)
+def test_noise_stays_high_where_a_shape_is_to_change_in_its_place(source, instruction, ends):
+    from headsculpt.editing import edit_guides
+    from headsculpt.sculpting import load_guiding_prior, starting_head
+
+    avatar = Avatar.load(source)
+    config = edit_config(avatar, instruction[0], device="cpu", overrides=instruction[1:])
+    prior = load_guiding_prior(config, torch.device("cpu"))
+    guides = edit_guides(config, prior, avatar, *starting_head(config, None))
+    assert tuple(guides[name].base.stage.t_max_end for name in ("coarse", "fine")) == ends
+    assert config.coarse.t_max_end == 0.65  # of the next edit, too
+
+
 def test_an_edit_that_says_nothing_new_is_refused_where_only_its_text_counts(source, prior, tmp_path):
     bare = Path(shutil.copytree(prior, tmp_path / "prior"))
     shutil.rmtree(bare / "controlnet_instruction")

@@ -123,7 +123,7 @@ def test_evaluation_writes_tables_and_a_sheet_and_goes_on_where_it_was(tmp_path)
     assert "| a woman with a bun |" in table and "| eyewear |" in table and "second faces on" in table
 
 
-def test_edits_run_on_the_heads_of_their_prompts_and_count_what_stayed(tmp_path):
+def test_edits_run_on_the_heads_of_their_prompts_and_count_what_stayed(tmp_path, monkeypatch):
     asked = []
 
     def edit(source, instruction, folder):
@@ -152,6 +152,12 @@ def test_edits_run_on_the_heads_of_their_prompts_and_count_what_stayed(tmp_path)
     kept, of = results["edits"]["kept"]
     assert kept == of > 5  # the same ball reads the same
     assert f"left as they were: {of} of {of} (100.0 %)" in headline(results)
+    # The same of what was read clearly on the source, by any measure of that.
+    for least, expected in ((0.0, [kept, of]), (1.1, [0, 0])):
+        monkeypatch.setattr("headsculpt.evaluation.evaluate.CLEAR", least)
+        results = evaluate_prompts(path, "mini", out, judge=judge, sculpt=sculpt, edit=edit)
+        assert results["edits"]["clear"] == expected
+        assert ("of what was clear before" in headline(results)) == (expected[1] > 0)
 
 
 def test_an_edit_of_a_head_that_failed_says_so(tmp_path):

@@ -100,8 +100,8 @@ def test_every_prediction_sees_the_reference_if_there_is_a_controlnet_for_it(bac
 
     monkeypatch.setattr(backbone, "predict_noise", spy)
     guide(backbone)(rendering(), views(), 0.5, torch.Generator().manual_seed(0))
-    # Four texts for the blend, three for the mask, two views each; every row sees the source.
-    assert [control["instruction"].image.shape[0] for control in passed] == [8, 6]
+    # Three texts for the mask, four for the blend, two views each; every row sees the source.
+    assert [control["instruction"].image.shape[0] for control in passed] == [6, 8]
     assert all(bool(c["instruction"].rows.all()) and float(c["instruction"].image.mean()) == SOURCE for c in passed)
     passed.clear()
     with_landmarks = guide(backbone, mask=False)
@@ -153,6 +153,26 @@ def test_outside_the_mask_the_source_is_the_target_and_without_mask_it_is_not(ba
     assert shown.rgb.grad is not None and bool((shown.rgb.grad >= 0).all()) and float(shown.rgb.grad.sum()) > 0
     free, record = guide(backbone, mask=False)(rendering(0.5), views(), 0.5, torch.Generator().manual_seed(0))
     assert record.target is not None and float((record.target - SOURCE).abs().max()) > 0.02
+
+
+def test_what_is_drawn_inside_the_mask_sees_the_noised_source_outside_at_every_step(backbone, monkeypatch):
+    half = torch.zeros(2, 1, 16, 16)
+    half[..., :8] = 1
+    monkeypatch.setattr(EditDistillation, "mask", lambda self, predict, kept, noise: half)
+    editing, seen = guide(backbone), []
+    editing.base.stage = CoarseConfig(denoise_steps=4)
+    predict = backbone.predict_noise
+    monkeypatch.setattr(
+        backbone, "predict_noise", lambda z, t, *rest: (seen.append((z[:2], t[:2])), predict(z, t, *rest))[1]
+    )
+    editing(rendering(0.9), views(), 0.5, torch.Generator().manual_seed(0))
+    kept = backbone.encode(grey(views(), torch.ones(2, 3)))
+    noises = []
+    for z, t in seen:
+        a = backbone.alphas_cumprod[t].view(-1, 1, 1, 1)
+        noises.append(((z - a.sqrt() * kept) / (1 - a).sqrt())[..., 8:])
+    assert len(noises) == 4 and all(torch.allclose(noises[0], noise, atol=1e-3) for noise in noises)
+    assert 0.8 < float(noises[0].std()) < 1.2
 
 
 def test_the_latent_term_goes_to_the_source_too(backbone, monkeypatch):

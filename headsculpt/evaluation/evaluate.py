@@ -45,6 +45,7 @@ SHEET_VIEWS = (0, 1, 3, 7)  # of READ_VIEWS: front, three-quarter, side, back
 JANUS_BACK_DEG = (150.0, 165.0, 180.0, 195.0, 210.0)
 JANUS_SIDE_DEG = (100.0, 115.0, 130.0, 145.0, -100.0, -115.0, -130.0, -145.0)
 FACES_ALLOWED = (10_000, 100_000)
+CLEAR = 0.6
 JUDGED = "judged.json"
 
 Sculpt = Callable[[str, Path], Avatar]
@@ -77,6 +78,8 @@ class Judgement:
         error: why there is no head, or "".
         kept: of an edit, family to whether it reads as it did on the source; of the families that the
             instruction leaves alone and that can be seen.
+        clear: those of ``kept`` that are read on the source with a probability of :data:`CLEAR` or more; of the
+            others the judge is unsure before and after.
     """
 
     text: str
@@ -90,6 +93,7 @@ class Judgement:
     error: str = ""
     is_edit: bool = False
     kept: dict[str, bool] = field(default_factory=dict)
+    clear: dict[str, bool] = field(default_factory=dict)
 
 
 def read_prompts(path: str | Path) -> tuple[list[Task], list[Task]]:
@@ -344,7 +348,9 @@ def evaluate_prompts(
             heads[task.prompt] = avatar
             read_before[task.prompt], before[task.prompt] = judgement, shown
         elif avatar is not None:
-            judgement.kept = kept_families(read_before[task.prompt].read, judgement.read, task)
+            source = read_before[task.prompt].read
+            judgement.kept = kept_families(source, judgement.read, task)
+            judgement.clear = {f: kept for f, kept in judgement.kept.items() if source[f][1] >= CLEAR}
             compared.append((task.text, [*before[task.prompt][:2], *shown[:2]]))
         found.append(judgement)
         pictures.append((f"{folder.name.split('-')[0]}. {task.text}: {_verdict(judgement)}", shown))
@@ -369,6 +375,8 @@ def headline(results: Mapping[str, Any]) -> str:
             share = "" if total["percent"] is None else f" ({total['percent']} %)"
             kept, of = total.get("kept", (0, 0))
             stayed = f"; left as they were: {kept} of {of} ({100 * kept / of:.1f} %)" if of else ""
+            kept, of = total.get("clear", (0, 0))
+            stayed += f", of what was clear before: {kept} of {of} ({100 * kept / of:.1f} %)" if of else ""
             lines.append(
                 f"{part.capitalize()}: {total['right']} of {total['asked']} attributes right{share}{stayed}; second "
                 f"faces on {total['janus']} of {total['count']} heads; meshes in order: {total['meshes_ok']}"
@@ -435,6 +443,7 @@ def summary(settings: Mapping[str, Any], found: list[Judgement]) -> dict[str, An
                 entry[1] += 1
         right_all, asked = (sum(entry[i] for entry in families.values()) for i in (0, 1))
         stayed = [kept for j in members for kept in j.kept.values()]
+        clear = [kept for j in members for kept in j.clear.values()]
         second = [bool(j.janus.get("found")) for j in members]
         timed = [j.minutes for j in members if j.minutes is not None]
         result[part] = {
@@ -444,6 +453,7 @@ def summary(settings: Mapping[str, Any], found: list[Judgement]) -> dict[str, An
             "percent": round(100 * right_all / asked, 1) if asked else None,
             "families": {name: families[name] for name in VALUES if name in families},
             "kept": [sum(stayed), len(stayed)],
+            "clear": [sum(clear), len(clear)],
             "janus": sum(second),
             "janus_rate": janus_rate(second),
             "meshes_ok": sum(bool(j.mesh.get("ok")) for j in members),

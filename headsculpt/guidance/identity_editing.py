@@ -195,18 +195,22 @@ class EditDistillation:
             kept = backbone.encode(shown)
             predict = self.predictions(cameras, progress, shown)
 
-            def guided(noisy: Tensor, at: Tensor) -> Tensor:
-                return self.blended(predict, noisy, at)
-
-            noisy = add_noise(latents, noise, abar, timesteps)
-            clean = SAMPLERS[config.sampler](guided, noisy, timesteps, abar, base.stage.denoise_steps)
             inside = self.mask(predict, kept, other_noise) if self.edit.mask else torch.ones_like(kept[:, :1])
             place = None if self.place is None else self.place(cameras)
             if place is not None:
                 inside = inside * at_size_of(kept, place)
+
+            def guided(noisy: Tensor, at: Tensor) -> Tensor:
+                a = abar[at].view(-1, 1, 1, 1)
+                of_source = (noisy - a.sqrt() * kept) / (1 - a).sqrt().clamp_min(1e-4)
+                return torch.lerp(of_source, self.blended(predict, noisy, at), inside)
+
+            # Outside the mask stands the noised source at every step, so that what is drawn inside is drawn onto it
+            # (Avrahami et al. 2023, arXiv 2206.02779).
+            noisy = add_noise(torch.lerp(kept, latents, inside), noise, abar, timesteps)
+            clean = SAMPLERS[config.sampler](guided, noisy, timesteps, abar, base.stage.denoise_steps)
             weighting: Any = config.weighting  # config.validated() checked it
-            aim = inside * clean + (1 - inside) * kept
-            gradient = sds_gradient(latents, aim, timesteps, abar, weighting)
+            gradient = sds_gradient(latents, clean, timesteps, abar, weighting)
             if config.grad_clip > 0:
                 gradient = gradient.clamp(-config.grad_clip, config.grad_clip)
         loss, target = latents.new_zeros(()), None
