@@ -76,8 +76,10 @@ def refine_colours(
 
 
 def progress_at(number: int) -> float:
-    """How far the noise has fallen at a view of :data:`VIEWS`, 0 to 1: fast at first in each round, as a few views decide
-    most of what it shows; half as far for the bust, of which the face is to come."""
+    """How far the noise has fallen at a view of :data:`VIEWS`, 0 to 1.
+
+    It falls fast at first in each round, as a few views decide most; half as far for the bust, whose face is to come.
+    """
     if number < len(BUST):
         return 0.5 * (1 - (1 - number / len(BUST)) ** 2)
     return 1 - (1 - (number - len(BUST)) / len(FACE)) ** 2
