@@ -431,7 +431,7 @@ def test_landmark_control_is_measured_against_the_judge_itself(tiny_prior, tmp_p
 
 
 def test_the_autoencoder_is_measured_on_fresh_renders(tmp_path) -> None:
-    from headsculpt.evaluation.evaluate_autoencoder import evaluate_autoencoder
+    from headsculpt.evaluation.evaluate_autoencoder import autoencoder_table, evaluate_autoencoder
     from headsculpt.priors.catalogue import random_prior
 
     prior = random_prior("tiny")
@@ -440,5 +440,10 @@ def test_the_autoencoder_is_measured_on_fresh_renders(tmp_path) -> None:
     assert 50 < result["read"] <= 100 and 0 <= result["read_back"] < result["read"]
     assert result == evaluate_autoencoder(4, prior=prior)
     assert (tmp_path / "autoencoder.png").exists()
+    framings = [counts for family in result["families"].values() for counts in family.values()]
+    assert all(max(right, back) <= visible for right, back, visible in framings)
+    assert sum(visible for *_, visible in framings) > 0
+    one = {"families": {"nose": {"bust": [3, 1, 4], "close_up": [0, 0, 0]}}}
+    assert autoencoder_table(one).endswith("| nose | 75 % | 25 % |  |  |")
     with pytest.raises(ValueError, match="count must be at least 1; got 0"):
         evaluate_autoencoder(0, prior=prior)

@@ -17,6 +17,9 @@ from PIL import Image
 if TYPE_CHECKING:
     from headsculpt.priors.prior import Prior
 
+FRONT_DEG = 40.0  # of the table by family: views within this of the front, where all families show
+BUST = 0.65  # half height in scene units from which a view is a bust, and below it a close-up
+
 
 @torch.no_grad()
 def evaluate_autoencoder(
@@ -34,6 +37,8 @@ def evaluate_autoencoder(
         Peak signal-to-noise ratio ``psnr_db`` over all pixels and ``face_psnr_db`` over the box of the visible
         landmarks, ``count``, and the per cent of visible attributes that the package's judge reads right: ``read``
         off the renders, ``read_back`` off what comes back of them. What the prior draws can hardly be read better.
+        ``families``: of each family, from the front, ``bust`` and ``close_up``, each the counts [read right, read back
+        right, visible].
 
     Raises:
         ValueError: count below 1.
@@ -57,6 +62,7 @@ def evaluate_autoencoder(
     shown: list[np.ndarray] = []
     judge = load_judge()
     hits: dict[str, list[bool]] = {"read": [], "read_back": []}
+    families = {family: {"bust": [0, 0, 0], "close_up": [0, 0, 0]} for family in VALUES}
     while len(errors) < count:
         person = sample_attributes(rng)
         images, views, landmarks = render_portraits(person, rng, int(loaded.image_size))
@@ -64,10 +70,16 @@ def evaluate_autoencoder(
             latents = loaded.vae.encode(to_tensor(images, "cpu")).latent_dist.mean.float()
         back = decode(loaded.vae, latents * loaded.vae.config.scaling_factor).numpy()
         labels = torch.tensor([visible_labels(person, *map(float, view)) for view in views])
-        for name, pictures in (("read", images / 255.0), ("read_back", back)):
+        front, bust = np.abs(views[:, 0]) <= FRONT_DEG, views[:, 2] >= BUST
+        for k, (name, pictures) in enumerate((("read", images / 255.0), ("read_back", back))):
             outputs = judge.outputs(torch.from_numpy(pictures).permute(0, 3, 1, 2))
-            read = torch.stack([outputs[family].argmax(-1) for family in VALUES], 1)
-            hits[name] += (read == labels)[labels != IGNORED].tolist()
+            right = torch.stack([outputs[family].argmax(-1) for family in VALUES], 1) == labels
+            hits[name] += right[labels != IGNORED].tolist()
+            for family, correct, label in zip(VALUES, right.T.numpy(), labels.T.numpy(), strict=True):
+                for framing, framed in (("bust", front & bust), ("close_up", front & ~bust)):
+                    seen_here = framed & (label != IGNORED)
+                    families[family][framing][k] += int((correct & seen_here).sum())
+                    families[family][framing][2] += int(seen_here.sum()) if k == 0 else 0
         square = (back - images / 255.0) ** 2
         for error, points in zip(square, landmarks, strict=True):
             errors.append(float(error.mean()))
@@ -84,13 +96,25 @@ def evaluate_autoencoder(
     def psnr(values: list[float]) -> float | None:
         return round(float(-10 * np.log10(np.mean(values))), 2) if values else None
 
-    result = {"psnr_db": psnr(errors), "face_psnr_db": psnr(face_errors), "count": len(errors)}
+    result: dict[str, Any] = {"psnr_db": psnr(errors), "face_psnr_db": psnr(face_errors), "count": len(errors)}
     result |= {name: round(100 * float(np.mean(seen)), 2) for name, seen in hits.items()}
+    result["families"] = families
     if out is not None:
         Path(out).mkdir(parents=True, exist_ok=True)
         (Path(out) / "autoencoder.json").write_text(json.dumps(result) + "\n", encoding="utf-8")
         Image.fromarray(np.concatenate(shown[:12], 1)).save(Path(out) / "autoencoder.png")
     return result
+
+
+def autoencoder_table(result: dict[str, Any]) -> str:
+    """Markdown of ``families``: per cent read right off portraits, and off what comes back of them."""
+    lines = ["| family, from the front | busts | come back | close-ups | come back |", "|---|---|---|---|---|"]
+    for family, framings in result["families"].items():
+        cells = []
+        for right, back, visible in framings.values():
+            cells += [f"{100 * n / visible:.0f} %" if visible else "" for n in (right, back)]
+        lines.append(f"| {family} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
@@ -99,4 +123,6 @@ if __name__ == "__main__":
     parser.add_argument("--count", type=int, default=128)
     parser.add_argument("--seed", type=int, default=10_007)
     parser.add_argument("--out", type=Path)
-    print(json.dumps(evaluate_autoencoder(**vars(parser.parse_args()))))
+    measured = evaluate_autoencoder(**vars(parser.parse_args()))
+    print(autoencoder_table(measured))
+    print(json.dumps({name: figure for name, figure in measured.items() if name != "families"}))
