@@ -199,18 +199,21 @@ class EditDistillation:
             place = None if self.place is None else self.place(cameras)
             if place is not None:
                 inside = inside * at_size_of(kept, place)
+            # Drawn whole wherever the edit acts at all, and faded afterwards: a part of the source held at every
+            # step draws the sample back to all of it (a half recoloured lock of hair stays as it was).
+            acts = (inside > 0).to(inside)
 
             def guided(noisy: Tensor, at: Tensor) -> Tensor:
                 a = abar[at].view(-1, 1, 1, 1)
                 of_source = (noisy - a.sqrt() * kept) / (1 - a).sqrt().clamp_min(1e-4)
-                return torch.lerp(of_source, self.blended(predict, noisy, at), inside)
+                return torch.lerp(of_source, self.blended(predict, noisy, at), acts)
 
             # Outside the mask stands the noised source at every step, so that what is drawn inside is drawn onto it
             # (Avrahami et al. 2023, arXiv 2206.02779).
-            noisy = add_noise(torch.lerp(kept, latents, inside), noise, abar, timesteps)
+            noisy = add_noise(torch.lerp(kept, latents, acts), noise, abar, timesteps)
             clean = SAMPLERS[config.sampler](guided, noisy, timesteps, abar, base.stage.denoise_steps)
             weighting: Any = config.weighting  # config.validated() checked it
-            gradient = sds_gradient(latents, clean, timesteps, abar, weighting)
+            gradient = sds_gradient(latents, torch.lerp(kept, clean, inside), timesteps, abar, weighting)
             if config.grad_clip > 0:
                 gradient = gradient.clamp(-config.grad_clip, config.grad_clip)
         loss, target = latents.new_zeros(()), None

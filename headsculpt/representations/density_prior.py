@@ -10,6 +10,7 @@ union of parts that penetrate each other and are open where they are hidden or c
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numba
@@ -170,10 +171,13 @@ def signed_distance_grid(
     faces = _outward(lattice, faces)
     inside = _inside(lattice, faces, resolution)
     near = np.full((resolution,) * 3, np.float32(1e9))
-    _near_distance(lattice, faces if outer is None else np.ascontiguousarray(outer, np.int64), 3.0, near)
     far = 1e3 * np.ones_like(near)
-    if inside.any() and not inside.all():
-        far = np.where(inside, distance_transform_edt(inside), distance_transform_edt(~inside)) - 0.5
+    outer = None if outer is None else np.ascontiguousarray(outer, np.int64)
+    with ThreadPoolExecutor(2) as pool:  # none of them holds the interpreter's lock
+        exact = pool.submit(_near_distance, lattice, faces if outer is None else outer, 3.0, near)
+        if inside.any() and not inside.all():
+            far = np.where(inside, *pool.map(distance_transform_edt, (inside, ~inside))) - 0.5
+        exact.result()
     # Surfaces hidden inside the union (the back of an eyeball) lie much nearer than its boundary does.
     hidden = inside & (near < far - 0.75) if outer is None else np.zeros_like(inside)
     magnitude = np.where((near < 3.0) & ~hidden, near, far)
