@@ -97,6 +97,8 @@ def test_a_point_is_in_a_place_up_to_its_box_and_fades_beyond():
     assert in_places({"nose"}, points).tolist() == pytest.approx([1.0, 0.5, 0.0, 0.0], abs=1e-5)
     behind, cheek = torch.tensor([[0.0, 0.0, -0.4], [0.15, -0.05, 0.3]])
     assert in_places({"headwear"}, torch.stack([behind, cheek])).tolist() == [1, 0]  # caps reach down there
+    curl, quiff, shoulder, nose = torch.tensor([[0.75, 0.1, -0.2], [0.1, 0.5, 0.6], [0.75, -0.5, -0.2], [0, 0, 0.55]])
+    assert in_places({"hair_colour"}, torch.stack([curl, quiff, shoulder, nose])).tolist() == [1, 1, 0, 0]
     assert in_places({"nose", "clothing"}, torch.tensor([[0.0, -0.9, 0.0]])) == 1
     with pytest.raises(ValueError, match="'subject' has no place on a head; there are hair_style"):
         in_places({"subject"}, points)

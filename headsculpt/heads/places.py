@@ -11,7 +11,12 @@ from headsculpt.cameras import Cameras
 
 Box = tuple[tuple[float, float, float], tuple[float, float, float]]  # x, y, z from; x, y, z to
 
-_HAIR: tuple[Box, ...] = (((-0.55, -0.75, -0.70), (0.55, 1.00, 0.45)),)
+# Long hair lies close; above the chin it may stand off as far as curls do, and over the brow hang forward.
+_HAIR: tuple[Box, ...] = (
+    ((-0.55, -0.75, -0.70), (0.55, 1.00, 0.45)),
+    ((-0.90, -0.34, -0.95), (0.90, 1.00, 0.45)),
+    ((-0.90, 0.25, -0.95), (0.90, 1.00, 0.80)),
+)
 # From the brow up; behind and at the temples, where caps reach further down, from the ears' lobes up.
 _HAT: tuple[Box, ...] = (
     ((-0.80, 0.10, -0.80), (0.80, 1.00, 0.80)),
