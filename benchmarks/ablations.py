@@ -24,9 +24,12 @@ from typing import Any
 import torch
 from PIL import Image
 
+from headsculpt.config import EditConfig
+
 log = logging.getLogger("headsculpt.ablations")
 
 STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
+USUAL = EditConfig().strength
 
 
 @dataclass(frozen=True)
@@ -69,14 +72,15 @@ ROWS = (
     Row("no-refinement", "without the last look", ("refine.views=0",)),
     Row("unguided-landmarks", "last look not guided to landmarks", ("refine.landmarks_guided=false",)),
     *(Row(f"edit-{w}", f"edit, w_e = {w}", (), w) for w in STRENGTHS),
+    # At the default strength: where an edit hardly begins, it does not matter what holds it.
+    Row("edit", f"edit, w_e = {USUAL}", (), USUAL),
+    Row("edit-no-mask", f"edit, w_e = {USUAL}, without mask", ("edit.mask=false",), USUAL),
+    Row("edit-no-place", f"edit, w_e = {USUAL}, places not held", ("edit.place=false",), USUAL),
     # w_e = 1 leaves nothing of the prediction for the source's description; the reference goes as well.
     Row(
-        "edit-no-identity", "edit without identity term",
+        "edit-no-identity", "edit without identity term, mask and places",
         ("edit.reference=false", "edit.mask=false", "edit.place=false"), 1.0,
     ),
-    Row("edit-mask", "edit, w_e = 0.6, with mask", ("edit.mask=true",), 0.6),
-    Row("edit-no-mask", "edit, w_e = 0.6, without mask", ("edit.mask=false",), 0.6),
-    Row("edit-no-place", "edit, w_e = 0.6, places not held", ("edit.place=false",), 0.6),
 )
 
 

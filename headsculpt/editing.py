@@ -304,6 +304,8 @@ def edit_guides(
             instructed=instructed,
             control_scale=config.prior.control_scale,
             place=place,
+            # The last look sees each view once: a hole in its mask would paint the source there for good.
+            holds=name != "refine",
         )
         for name, base in bases.items()
     }

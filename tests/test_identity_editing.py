@@ -155,6 +155,22 @@ def test_outside_the_mask_the_source_is_the_target_and_without_mask_it_is_not(ba
     assert record.target is not None and float((record.target - SOURCE).abs().max()) > 0.02
 
 
+def test_the_last_look_leaves_what_the_mask_misses_in_the_place_as_it_is(backbone, monkeypatch):
+    monkeypatch.setattr(EditDistillation, "mask", lambda self, predict, kept, noise: torch.zeros_like(kept[:, :1]))
+    editing = guide(backbone)
+    left = torch.zeros(2, 1, 32, 32)
+    left[..., :16] = 1
+    editing.place, editing.holds = lambda cameras: left, False
+    _, record = editing(rendering(0.5), views(), 0.5, torch.Generator().manual_seed(0))
+    assert record.target is not None
+    middle, edge = record.target.shape[2] // 2, record.target.shape[2] // 16
+    assert torch.allclose(record.target[:, :, : middle - edge], torch.tensor(0.5), atol=1e-5)
+    assert torch.allclose(record.target[:, :, middle + edge :], torch.tensor(SOURCE), atol=1e-5)
+    editing.holds = True
+    _, record = editing(rendering(0.5), views(), 0.5, torch.Generator().manual_seed(0))
+    assert record.target is not None and torch.allclose(record.target, torch.tensor(SOURCE), atol=1e-5)
+
+
 def test_what_is_drawn_inside_the_mask_sees_the_noised_source_outside_at_every_step(backbone, monkeypatch):
     half = torch.zeros(2, 1, 16, 16)
     half[..., :8] = 1

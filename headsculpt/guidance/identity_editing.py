@@ -61,6 +61,7 @@ class EditDistillation:
         instructed: whether the back-bone has the ControlNet "instruction".
         control_scale: of that ControlNet.
         place: cameras -> where the edit may act, ``(B, 1, h, w)`` from 0 to 1; None is everywhere.
+        holds: draw what lies in the place and outside the mask back to the source, too; otherwise it stays as it is.
     """
 
     def __init__(
@@ -73,8 +74,9 @@ class EditDistillation:
         instructed: bool,
         control_scale: float = 1.0,
         place: Callable[[Cameras], Tensor] | None = None,
+        holds: bool = True,
     ) -> None:
-        self.place = place
+        self.place, self.holds = place, holds
         self.base, self.edit, self.reference = base, edit, reference
         self.instructed, self.control_scale = instructed, control_scale
         self.share = edit.target_share if instructed else 1.0
@@ -192,13 +194,17 @@ class EditDistillation:
         timesteps = annealed_timesteps(batch, progress, base.stage, len(abar), generator).to(latents.device)
         noise, other_noise = base._noise(latents, generator), base._noise(latents, generator)
         with torch.no_grad():
-            kept = backbone.encode(shown)
+            kept, beside = backbone.encode(shown), shown
             predict = self.predictions(cameras, progress, shown)
 
             inside = self.mask(predict, kept, other_noise) if self.edit.mask else torch.ones_like(kept[:, :1])
             place = None if self.place is None else self.place(cameras)
             if place is not None:
                 inside = inside * at_size_of(kept, place)
+                if not self.holds:
+                    free = at_size_of(shown.permute(0, 3, 1, 2), place).permute(0, 2, 3, 1)
+                    beside = torch.lerp(shown, rendering.rgb.detach(), free)
+                    kept = backbone.encode(beside)
             # Drawn whole wherever the edit acts at all, and faded afterwards: a part of the source held at every
             # step draws the sample back to all of it (a half recoloured lock of hair stays as it was).
             acts = (inside > 0).to(inside)
@@ -229,7 +235,7 @@ class EditDistillation:
                     share = share * at_size_of(share, place)
                 share = share.permute(0, 2, 3, 1)
                 # Outside the mask the source itself, to the pixel: no autoencoder comes between.
-                target = share * edited + (1 - share) * base._at_prior_size(shown)
+                target = share * edited + (1 - share) * base._at_prior_size(beside)
             loss = loss + config.image_weight * image_loss(rgb, target)
         seconds = time.perf_counter() - started
         return loss, GuidanceRecord(float(timesteps.float().mean()) / len(abar), seconds, target)
