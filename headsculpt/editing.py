@@ -141,8 +141,8 @@ def edit_config(
     source = field_of(avatar)
     config = overridden(source.config, (), prompt=edited_prompt(avatar.info.prompt, instruction).text, device=device)
     if not config.edit.instruction:  # an edit of an edit takes as many steps as that one
-        config.coarse.steps = max(1, round(STEPS * config.coarse.steps))
-        config.fine.steps = max(1, round(STEPS * config.fine.steps))
+        for stage in (config.coarse, config.fine):
+            stage.steps = max(min(1, stage.steps), round(STEPS * stage.steps))
     config.edit = replace(config.edit, instruction=instruction, told="")
     if strength is not None:
         config.edit.strength = float(strength)
@@ -184,7 +184,8 @@ def _told_after(config: SculptConfig, avatar: Avatar) -> str:
     from headsculpt.synthesis.reading import edited_prompt
 
     # Not the edited prompt completed: "a zombie" wears another shirt than the elf that she was.
-    told = config.edit.told or edited_prompt(told_before(avatar), config.edit.instruction).text
+    nearest = config.guidance.complete_prompt
+    told = config.edit.told or edited_prompt(told_before(avatar), config.edit.instruction, nearest=nearest).text
     return completed_prompt(told, config.seed) if config.guidance.complete_prompt else told
 
 
@@ -254,7 +255,7 @@ def landmark_prompt(config: SculptConfig, source: Avatar) -> str:
     """
     from headsculpt.synthesis.reading import edited_prompt
 
-    changes = edited_prompt(source.info.prompt, config.edit.instruction).changes
+    changes = edited_prompt(source.info.prompt, config.edit.instruction, nearest=True).changes
     unknown = not changes  # free text may change anything
     return config.prompt if unknown or _SHAPES & set(changes) else source.info.prompt
 

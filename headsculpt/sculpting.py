@@ -36,6 +36,7 @@ from headsculpt.sculpting_stages import (
     random_background,
     settled,
 )
+from headsculpt.synthesis.completion import in_near_words
 
 if TYPE_CHECKING:
     from headsculpt.guidance.score_distillation import Guidance
@@ -361,7 +362,8 @@ def starting_head(
     identity: dict[str, float] = {}
     expression: dict[str, float] = {}
     if prior is not None and config.guidance.text_to_head and prior.text_to_head is not None:
-        identity, expression = prior.text_to_head(prior, config.prompt)
+        prompt = in_near_words(config.prompt) if config.guidance.complete_prompt else config.prompt
+        identity, expression = prior.text_to_head(prior, prompt)
     return head.vertices(identity, expression), head.faces, contours
 
 

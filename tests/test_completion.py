@@ -18,14 +18,14 @@ def test_what_was_said_stays_and_the_rest_is_settled() -> None:
     assert told["hair_colour"] == "white"  # hair and beard are of one colour
 
 
-@pytest.mark.parametrize("prompt", ["a wizard riding a bike", "", "qwerty"])
+@pytest.mark.parametrize("prompt", ["a lighthouse riding a bike", "", "qwerty"])
 def test_a_prompt_without_a_known_word_stays(prompt: str) -> None:
     assert completed_prompt(prompt) == prompt
 
 
 def test_unknown_words_stay_as_they_were_typed() -> None:
-    told = completed_prompt("a cyberpunk orc with a steam-powered monocle.")
-    assert told.startswith("a cyberpunk orc with a steam-powered monocle, ")
+    told = completed_prompt("a cyberpunk orc with a steam-powered jetpack.")
+    assert told.startswith("a cyberpunk orc with a steam-powered jetpack, ")
     assert read_prompt(told).values["skin"] == "green"
 
 

@@ -257,7 +257,7 @@ def kept_families(
     """
     from headsculpt.synthesis.reading import edited_prompt
 
-    changed = {*edited_prompt(task.prompt, task.instruction).changes, *task.expects}
+    changed = {*edited_prompt(task.prompt, task.instruction, nearest=True).changes, *task.expects}
     if "subject" in changed:  # species bring their skin and ears, ages their faces
         changed |= {"skin", "ears", "face", "nose"}
     if changed & {"headwear", "clothing"}:

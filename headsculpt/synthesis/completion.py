@@ -13,6 +13,7 @@ from zlib import crc32
 import numpy as np
 
 from headsculpt.synthesis.reading import Reading, features, read_prompt, sentence
+from headsculpt.synthesis.synonyms import named_families, nearest_words
 
 SKIN = {"elf": ("pale",), "orc": ("green",), "zombie": ("grey",), "alien": ("grey",)}
 HUMAN_SKIN = ("pale", "tan", "brown")
@@ -26,13 +27,15 @@ def completed_prompt(prompt: str, seed: int = 0) -> str:
     """The prompt with plain answers to what it leaves open; unchanged where no word of it was understood.
 
     Args:
-        prompt: in the user's words. Words that were not understood stay as they are.
+        prompt: in the user's words, said again in nearer ones where they are not all understood
+            (:func:`in_near_words`). Words that are not understood then stay as they are.
         seed: decides between answers that are equally plain.
 
     Example:
         >>> completed_prompt("an old man with a white beard and round glasses")
         'a brown-skinned old man with short white hair and a white beard, wearing round glasses and a grey t-shirt'
     """
+    prompt = in_near_words(prompt)
     found = read_prompt(prompt)
     if not found.values and not found.noun:
         return prompt
@@ -41,9 +44,24 @@ def completed_prompt(prompt: str, seed: int = 0) -> str:
     who = found.noun or str(found.values.get("subject", ""))
     added = _plain_answers(found, np.random.default_rng([seed, crc32(who.encode())]))
     if found.rest:
+        # "a kimono" names clothes, "a silver wig" hair: a shirt and black hair beside it would only contradict.
+        unclear = named_families(" ".join(found.rest))
+        added = {family: value for family, value in added.items() if family not in unclear}
         return ", ".join([prompt.strip().rstrip(".,; "), *features(added)])
     values = {**added, **found.values}
     return sentence(Reading(values, found.noun, found.sex, found.implied, found.extra))
+
+
+def in_near_words(prompt: str) -> str:
+    """The prompt, in the nearest words of the vocabulary where not all of it is understood.
+
+    Example:
+        >>> in_near_words("a wizard with a white beard and glasses")
+        'an old man with a white beard and round glasses'
+    """
+    found = read_prompt(prompt)
+    understood = not found.rest and (found.values or found.noun)
+    return prompt if understood else nearest_words(prompt)
 
 
 def _plain_answers(found: Reading, rng: np.random.Generator) -> dict[str, object]:

@@ -14,6 +14,7 @@ from functools import lru_cache
 
 from headsculpt.synthesis import wording as w
 from headsculpt.synthesis.instructions import _EXPRESS, _SHAPES, _SHORT
+from headsculpt.synthesis.synonyms import nearest_words
 
 _COLOUR_OF = {"hair_style": "hair_colour", "facial_hair": "hair_colour", "headwear": "headwear_colour",
               "clothing": "clothing_colour"}  # fmt: skip
@@ -59,11 +60,16 @@ class EditedPrompt:
     changes: dict[str, object]
 
 
-def edited_prompt(prompt: str, instruction: str) -> EditedPrompt:
+def edited_prompt(prompt: str, instruction: str, *, nearest: bool = False) -> EditedPrompt:
     """What the head looks like after the edit, as a prompt.
 
     A prompt and an instruction in the vocabulary give a plain sentence of it; of others as much is used as is
     understood, and in the worst case the result is ``"prompt, instruction"``.
+
+    Args:
+        prompt: describes the head before.
+        instruction: what to change.
+        nearest: say an instruction that is not all understood again in nearer words, for a model that knows no others.
 
     Example:
         >>> edited_prompt("an old man with a white beard", "give him a red cowboy hat").text
@@ -74,6 +80,9 @@ def edited_prompt(prompt: str, instruction: str) -> EditedPrompt:
     prompt, instruction = prompt.strip().rstrip(".,; "), instruction.strip().rstrip(".,; ")
     before = read_prompt(prompt)
     changes, unknown = read_instruction(instruction, before.values)
+    if nearest and (unknown or not changes):
+        instruction = nearest_words(instruction)
+        changes, unknown = read_instruction(instruction, before.values)
     if not changes:
         return EditedPrompt(f"{prompt}, {instruction}", {})
     if before.rest:
@@ -303,10 +312,12 @@ def _take(text: str, rules: Iterable[Rule], values: dict[str, object]) -> str:
         if match is None or any(values.get(family, value) != value for family, value in gives.items()):
             continue
         values.update(gives)
-        word = match.groupdict().get("c")
+        word, unread = match.groupdict().get("c"), ""
         if word and (value := _colour(colour_family, word)):
             values.setdefault(colour_family, value)
-        text = " ".join((text[: match.start()] + " | " + text[match.end() :]).split())
+        elif word:  # orange hair: it has no such colour, and the word is not lost
+            unread = f"{word} | "
+        text = " ".join((text[: match.start()] + " | " + unread + text[match.end() :]).split())
     return text
 
 

@@ -1,0 +1,198 @@
+"""Words that people say and the portrait world does not, as the nearest ones that it does.
+
+The mini family knows the words of :mod:`.wording` and no others: told of a fedora it draws something, told of a cowboy
+hat it draws a hat with a brim. So where a prompt or an instruction is not all understood, it is said again in nearer
+words, for the model that knows no better; the prompt itself stays as it was typed (ours).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+_HAIR = (
+    r"(?:hair|haired|beard|bearded|mohawk|moustache|mustache|goatee|curls|curly|bun|ponytail|locks|brows|eyebrows)"
+)
+_COLOUR = r"(?:black|white|grey|gray|brown|red|orange|yellow|green|blue|purple|violet|pink|blonde|blond)"
+_PEOPLE = r"(?:man|woman|boy|girl|lady|guy|elf|king|queen|prince|princess|pirate|person|child)"
+
+_OLD_MEN = "wizard sorcerer mage warlock hermit pensioner granddad greybeard druid prophet philosopher gnome"
+_OLD_WOMEN = "crone hag nan nana granma grandmom"
+_MEN = (
+    "knight warrior soldier viking samurai sailor fisherman lumberjack barbarian ninja hipster punk rocker biker "
+    "gangster vampire dwarf monk priest doctor chef professor scientist teacher hero gladiator detective hacker bloke "
+    "chap father dad uncle husband bodybuilder boxer farmer policeman cop athlete captain general spartan hunter "
+    "blacksmith superhero paladin rogue bandit thief assassin ranger astronaut mechanic student artist musician teenager teen"
+)
+_WOMEN = (
+    "witch nurse ballerina actress heroine mother mom mum aunt wife goddess valkyrie sorceress priestess nun geisha "
+    "waitress hostess singer bride maiden enchantress amazon huntress"
+)
+_ROLES = {
+    "king": "emperor pharaoh sultan tsar monarch", "queen": "empress cleopatra", "princess": "duchess",
+    "cowboy": "gunslinger sheriff rancher gaucho", "cowgirl": "cowwoman", "pirate": "corsair buccaneer privateer",
+    "businessman": "executive banker lawyer politician president salesman agent", "gentleman": "lord duke butler count",
+    "old man": _OLD_MEN, "old woman": _OLD_WOMEN, "man": _MEN, "woman": _WOMEN,
+    "boy": "kid child toddler youngster urchin", "elf girl": "fairy pixie nymph dryad", "elf": "elven half-elf",
+    "orc": "goblin ogre troll hobgoblin uruk", "alien": "martians et", "zombie": "mummy ghoul corpse lich revenant",
+}  # fmt: skip
+
+Said = str | Callable[[re.Match[str]], str]
+
+
+def _unless(words: str, new: str) -> Callable[[re.Match[str]], str]:
+    """Replaces the group "thing" by ``new`` where none of ``words`` stands in the group "before"."""
+    refused = set(words.split())
+
+    def say(match: re.Match[str]) -> str:
+        if refused & set(re.split(r"[ -]", match["before"].lower())):
+            return match[0]
+        return match["before"] + new
+
+    return say
+
+
+# (pattern, what is said instead), in this order.
+RULES: tuple[tuple[str, Said], ...] = (
+    # Hair: its forms, then its colours.
+    (r"(?:dreadlocks|dreads|afro|perm|ringlets|cornrows)(?: hair)?", "curls"),
+    (r"(?:wavy|frizzy|kinky|fuzzy|permed|tousled)(?= )", "curly"),
+    (r"(?:two |twin |long )?(?P<c>(?:[a-z]+ )?)(?:braids?|plaits?|pigtails?|pony-tail)", r"\g<c>ponytail"),
+    (r"(?:crew cut|buzz cut|bowl cut|pixie cut|bob cut|bob|quiff|pompadour|spiky hair)", "short hair"),
+    (r"(?:man bun|top ?knot|chignon|updo)", "bun"),
+    (r"(?:faux ?hawk|mohican|iroquois)", "mohawk"),
+    (r"(?:shoulder-length|waist-length|flowing|lush)(?= )", "long"),
+    (r"(?<=hair )longer", "long"),
+    (r"(?<=hair )shorter", "short"),
+    (r"(?<=hair )curlier", "curly"),
+    (rf"(?<!long )(?:straight|smooth|silky|messy|shaggy|thick|neat|combed|slicked-back|braided)(?= (?:[a-z]+ ){{0,2}}{_HAIR}\b)", ""),
+    (rf"(dark|light|bright|deep|neon|pastel|vivid)-({_COLOUR})", r"\1 \2"),
+    (rf"(?:dark|light|bright|deep|neon|pastel|vivid)(?= {_COLOUR}(?![\w-])(?! skin))", ""),
+    (rf"dark(?= (?:[a-z]+ )?{_HAIR}\b)", "black"),
+    (rf"fair(?= (?:[a-z]+ )?{_HAIR}\b)", "blonde"),
+    (rf"(?:orange|copper|coppery|strawberry[ -]blonde?|rusty|carrot)(?=[ -](?:[a-z]+ ){{0,2}}{_HAIR}\b)", "red"),
+    (rf"(?:purple|violet|lilac|lavender|magenta|fuchsia|mauve)(?=[ -](?:[a-z]+ ){{0,2}}{_HAIR}\b)", "pink"),
+    (rf"(?:turquoise|teal|cyan|aqua|navy)(?=[ -](?:[a-z]+ ){{0,2}}{_HAIR}\b)", "blue"),
+    (r"(?<=hair )(?:to )?(?:orange|copper)", "red"),
+    (r"(?<=hair )(?:to )?(?:purple|violet|lilac|lavender|magenta|fuchsia|mauve)", "pink"),
+    (r"(?<=hair )(?:to )?(?:turquoise|teal|cyan|aqua|navy)", "blue"),
+    (rf"(?:platinum|sandy|honey|flaxen|gold)(?: blonde?)?(?= (?:[a-z]+ ){{0,2}}{_HAIR}\b)", "blonde"),
+    (r"(?:salt[ -]and[ -]pepper|greying|graying|silvery|ashen)(?= )", "grey"),
+    (rf"(?P<c>blonde?|ginger|brunette)(?= {_PEOPLE}\b)", r"\g<c>-haired"),
+    (r"red-?head(?:ed)?(?= (?:wo)?man| girl| boy)", "red-haired"),
+    (r"redhead", "red-haired woman"),
+    (r"brunette(?=$|,| (?:with|wearing|in|who))", "brown-haired woman"),
+    # Beards.
+    (r"(?:handlebar|walrus|pencil|waxed|curled)(?= mo?ustache)", ""),
+    (r"(?:van dyke|chin puff|soul patch|chin strap)(?: beard)?", "goatee"),
+    (r"(?:stubble|whiskers|mutton ?chops|sideburns)", "beard"),
+    (r"(?:long|short|huge|large|wild|scruffy|braided|impressive)(?= (?:[a-z]+ )?beard\b)", ""),
+    # What is worn.
+    (r"(?:goggles|monocle|pince-nez|bifocals)", "round glasses"),
+    (r"(?:aviators|aviator glasses|aviator sunglasses|ray-bans)", "sunglasses"),
+    (r"(?P<before>(?:[\w-]+ ){0,3})(?P<thing>glasses|spectacles|eyeglasses|specs)(?! with \w+ frames)",
+     _unless("round rounded rimmed square framed rectangular dark sun no without not black-tinted", "round glasses")),
+    (r"(?:fedora|sombrero|straw hat|sun hat|panama hat|wide-brimmed hat|trilby|slouch hat|ten-gallon hat)", "cowboy hat"),
+    (r"(?:beret|bandana|headscarf|turban|skull ?cap|bobble hat|winter hat|woo?l(?:en|len)? (?:hat|cap)|toque|fez|"
+     r"helmet|helm|hood|hijab|veil)", "beanie"),
+    (r"(?:bowler hat|bowler|tophat|stovepipe hat|wizard hat|witch hat|pointed hat|pointy hat)", "top hat"),
+    (r"(?:(?:gold|golden|silver|jewelled|diamond) )?(?:tiara|diadem|laurel wreath|coronet|circlet)", "crown"),
+    (r"(?:silver|jewelled|bejewelled|iron) crown", "crown"),
+    (r"(?:earphones|headphone|ear muffs|earmuffs|headset)", "headphones"),
+    (r"(?:trucker (?:cap|hat)|snapback|ball cap|baseball hat|visor)", "baseball cap"),
+    (r"(?P<before>(?:[\w-]+ ){0,3})(?P<thing>hat)",
+     _unless("cowboy western top tall woolly knitted beanie no without not", "cowboy hat")),
+    (r"ear-?rings?", "earrings"),
+    (r"(?:sweater|jumper|pullover|cardigan|turtleneck|blouse|polo|vest|tank top|tunic|top(?! hat)|dress|robe)", "shirt"),
+    (r"(?:sweatshirt|anorak|parka|windbreaker)", "hoodie"),
+    (r"(?:tuxedo|blazer|dinner jacket|three-piece suit|suit jacket)(?! and)", "suit"),
+    # Colours of what is worn.
+    (r"(?:turquoise|teal|cyan|aqua|navy|azure|indigo|royal)(?: blue)?", "blue"),
+    (r"(?:maroon|crimson|scarlet|burgundy|ruby|cherry)(?: red)?", "red"),
+    (r"(?:lime|olive|emerald|mint|forest)(?: green)?", "green"),
+    (r"(?:lavender|lilac|mauve|plum)", "purple"),
+    (r"(?:magenta|fuchsia|rose|salmon)", "pink"),
+    (r"(?:mustard|lemon)", "yellow"),
+    (r"(?:beige|khaki|chocolate|tan(?= (?:shirt|t-shirt|hoodie|suit|hat|cap)))", "brown"),
+    (r"(?:ivory|cream)", "white"),
+    (r"(?:charcoal|silver)(?= )", "grey"),
+    (r"gold(?:en)?(?= (?:[a-z]+ )?(?:beanie|cap|hat|headphones|shirt|t-shirt|hoodie|suit))", "yellow"),
+    # Who.
+    (r"(?:african|african[ -]american)", "dark-skinned"),
+    (rf"black(?= {_PEOPLE}\b)", "dark-skinned"),
+    (rf"white(?= {_PEOPLE}\b)", "pale"),
+    (r"(?:dark|brown|pale|olive|ebony)[ -]?complexioned", "brown-skinned"),
+    (r"teen(?:age|aged)?(?= (?:boy|girl|lad)\b)", ""),
+    (r"indian(?= )", "brown-skinned"),
+    (r"(?:nordic|scandinavian|irish)(?= )", "pale"),
+    (r"(?:grumpy|fierce|menacing|enraged|annoyed|raging|stern)(?= |$)", "angry"),
+    (r"(?:joyful|merry|jolly|delighted|joyous)(?= |$)", "happy"),
+    (r"(?:scared|frightened|terrified)(?= |$)", "surprised"),
+    (r"(?:melancholic|melancholy|depressed|tearful|weeping)(?= |$)", "sad"),
+    (r"(?:serious|tired|sleepy|bored|stoic)(?= |$)", "calm"),
+    (r"(?:fat|obese|overweight|stout)(?= |$)", "chubby"),
+    (r"(?:skinny|gaunt|bony|lanky)(?= |$)", "thin"),
+    # What no head of this world can show.
+    (r"(?:asian|chinese|japanese|korean|european|american|roman|greek|russian|french|italian|german|english|british|"
+     r"scottish|mexican|spanish|arab|victorian|renaissance|muscular|strong(?! (?:square )?jaw)|tall(?! (?:[a-z]+ )?(?:top )?hat)|tough|rugged|weathered|attractive|"
+     r"charming|cool|stylish|fancy|dashing|gorgeous|lovely|mighty|powerful|legendary|epic|sci-fi|fantasy)(?= )", ""),
+    (r"(?:female|woman) (?:" + "|".join(_MEN.split()) + ")", "woman"),
+    (r"male (?:" + "|".join((_MEN + " " + _WOMEN).split()) + ")", "man"),
+    (r"young (?:" + "|".join(_OLD_MEN.split()) + ")", "man"),
+    (r"old (?:" + "|".join(_MEN.split()) + ")", "old man"),
+    (r"old (?:" + "|".join(_WOMEN.split()) + ")", "old woman"),
+    (r"(?:pirate|sea|ship) captain", "pirate"),
+    (r"(?P<who>vampire|goblin|zombie|pirate|viking|orc) (?:lord|king|count|warrior|chief)", r"\g<who>"),
+    *((rf"(?:{'|'.join(words.split())})(?!-)", noun) for noun, words in _ROLES.items()),
+    # Of what.
+    (r"(?:stone|granite|plaster|alabaster|porcelain) (statue|bust|sculpture)", r"marble \1"),
+    (r"(?:statue|bust|sculpture) (?:made )?(?:of|in|from) (?:stone|granite|plaster)", "marble bust"),
+    (r"(?:copper|brass|iron|metal|steel|golden) (statue|bust|sculpture)", r"bronze \1"),
+    (r"(?:made|carved) (?:out )?(?:of|from) (?:stone|granite)", "made of marble"),
+    (r"(?:made|cast) (?:out )?(?:of|from|in) (?:metal|copper|brass|iron)", "made of bronze"),
+)  # fmt: skip
+
+# Words by which something is named that may not be understood: nothing is added to it then.
+NAMED: dict[str, tuple[str, ...]] = {
+    r"hair\w*|\w+-haired|locks|wig|hairdo|hairstyle|haircut|fringe|bangs": ("hair_style", "hair_colour"),
+    r"skin\w*|\w+-skinned|complexion|fur|scales|feathers": ("skin",),
+    r"shirt|dress|coat|jacket|robe|armou?r|uniform|cloak|cape|scarf|gown|kimono|tunic|toga|clothes|outfit|spacesuit": (
+        "clothing", "clothing_colour",
+    ),
+}  # fmt: skip
+
+
+def nearest_words(text: str) -> str:
+    """A prompt or an instruction in words that the portrait world has, as far as there are near ones.
+
+    Example:
+        >>> nearest_words("a wizard with purple dreadlocks and a fedora")
+        'an old man with pink curls and a cowboy hat'
+    """
+    said = " ".join(text.split())
+    for pattern, new in RULES:
+        said = re.sub(rf"(?<![\w-])(?:{pattern})(?![\w-])", new, said, flags=re.IGNORECASE)
+    return _with_articles(" ".join(said.split()))
+
+
+def _with_articles(text: str) -> str:
+    """"a" or "an" as it must be before what was put in; words as typed keep theirs (an hour, a unicorn)."""
+    new = {re.split(r"[ -]", said)[0] for _, said in RULES if isinstance(said, str) and said[:1].isalpha()}
+    return re.sub(
+        rf"\b([Aa])n?(?= ((?:{'|'.join(sorted(new))})\b))",
+        lambda m: m[1] + ("n" if m[2][0].lower() in "aeiou" else ""), text,
+    )  # fmt: skip
+
+
+def named_families(words: str) -> set[str]:
+    """Families that the text names in words which may not be understood.
+
+    Example:
+        >>> sorted(named_families("a knight in shining armour"))
+        ['clothing', 'clothing_colour']
+    """
+    found: set[str] = set()
+    for pattern, families in NAMED.items():
+        if re.search(rf"(?<![\w-])(?:{pattern})(?![\w-])", words.lower()):
+            found |= set(families)
+    return found

@@ -1,0 +1,107 @@
+"""Words that the portrait world does not have, said again in those that it has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headsculpt.edit_place import edited_families, keeps_shape
+from headsculpt.synthesis.captions import caption, sample_attributes
+from headsculpt.synthesis.completion import completed_prompt, in_near_words
+from headsculpt.synthesis.reading import edited_prompt, read_prompt
+from headsculpt.synthesis.synonyms import named_families, nearest_words
+
+
+def test_what_is_understood_stays_as_it_was_typed():
+    rng = np.random.default_rng(3)
+    for _ in range(300):
+        person = sample_attributes(rng)
+        text = caption(person, rng, view_share=0.0).text
+        found = read_prompt(text)
+        if not found.rest:
+            assert in_near_words(text) == text
+    listed = json.loads((Path(__file__).parents[1] / "benchmarks" / "ablations.json").read_text())
+    for entry in [*listed["prompts"], *listed["edits"]]:
+        assert in_near_words(entry["prompt"]) == entry["prompt"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("a boy with an orange mohawk", "a tanned boy with a red mohawk, wearing a grey t-shirt"),
+        ("a woman with purple hair", "a brown-skinned woman with long pink hair, wearing a blue t-shirt"),
+        ("a black man with an afro", "a dark-skinned man with curly black hair, wearing a red t-shirt"),
+        ("grandma with glasses", "a pale grandma with a grey bun, wearing round glasses and a red t-shirt"),
+        ("a strong jaw and glasses with square frames, a hero", None),
+    ],
+)
+def test_a_prompt_is_told_in_the_nearest_words(typed, told):
+    if told is not None:
+        assert completed_prompt(typed) == told
+    else:
+        assert read_prompt(in_near_words(typed)).values == {
+            "face": "square jaw", "eyewear": "square glasses", "subject": "man",
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("typed", "values"),
+    [
+        ("a wizard with a long white beard and a fedora", {
+            "subject": "old man", "facial_hair": "full beard", "hair_colour": "white", "headwear": "cowboy hat",
+        }),
+        ("a teenage girl with two blonde braids and a tiara", {
+            "subject": "girl", "hair_style": "ponytail", "hair_colour": "blonde", "headwear": "crown",
+        }),
+        ("a goblin in a navy sweater", {"subject": "orc", "clothing": "t-shirt", "clothing_colour": "blue"}),
+        ("a man with dark-brown hair and a dark red hoodie", {
+            "subject": "man", "hair_colour": "brown", "clothing": "hoodie", "clothing_colour": "red",
+        }),
+        ("a stone statue of a grumpy emperor", {"material": "marble bust", "expression": "angry", "subject": "man"}),
+        ("a man without glasses in a hat, an astronaut", {
+            "subject": "man", "eyewear": "none", "headwear": "cowboy hat",
+        }),
+    ],
+)  # fmt: skip
+def test_near_words_are_read(typed, values):
+    found = read_prompt(nearest_words(typed))
+    assert found.values | {"subject": found.values.get("subject", values["subject"])} == values
+
+
+def test_a_colour_that_hair_cannot_have_is_not_lost():
+    assert read_prompt("a boy with an orange mohawk").rest == ["orange"]
+    assert edited_prompt("a man", "give him an orange mohawk").text.endswith("give him an orange mohawk")
+    assert edited_prompt("a man", "give him an orange mohawk", nearest=True).text == "a man with a red mohawk"
+
+
+def test_nothing_is_added_beside_what_was_named_and_not_understood():
+    assert named_families("a kimono") == {"clothing", "clothing_colour"}
+    told = completed_prompt("a woman in a kimono, with a glittering wig")
+    assert told.startswith("a woman in a kimono, with a glittering wig") and "t-shirt" not in told
+    assert "hair" not in told and "skin" in told
+    assert completed_prompt("a ghost of glass") == "a ghost of glass"  # no word of it is known
+
+
+@pytest.mark.parametrize(
+    ("instruction", "told", "families"),
+    [
+        ("add glasses", "a man with short black hair, wearing round glasses", {"eyewear"}),
+        ("give him a red fedora", "a man with short black hair, wearing a red cowboy hat",
+         {"headwear", "headwear_colour"}),
+        ("dye his hair purple", "a man with short pink hair", {"hair_colour"}),
+        ("make his hair longer", "a man with long black hair", {"hair_style"}),
+        ("make him look grumpy", "an angry man with short black hair", {"expression"}),
+        ("take off the glasses", "a man with short black hair, without glasses", {"eyewear"}),
+    ],
+)  # fmt: skip
+def test_an_instruction_is_told_in_the_nearest_words_and_has_its_place(instruction, told, families):
+    assert edited_prompt("a man with short black hair", instruction, nearest=True).text == told
+    assert edited_families("a man with short black hair", instruction) == families
+
+
+def test_without_nearest_an_instruction_stays_as_typed():
+    assert edited_prompt("a man", "add glasses").text == "a man, add glasses"
+    assert keeps_shape("a man with short hair", "dye his hair purple")
