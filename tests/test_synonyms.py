@@ -60,6 +60,13 @@ def test_a_prompt_is_told_in_the_nearest_words(typed, told):
         ("a man with dark-brown hair and a dark red hoodie", {
             "subject": "man", "hair_colour": "brown", "clothing": "hoodie", "clothing_colour": "red",
         }),
+        ("an olive-skinned man with olive skin, a royal crown and a royal blue vest", {
+            "subject": "man", "skin": "tan", "headwear": "crown", "clothing": "t-shirt", "clothing_colour": "blue",
+        }),
+        ("a girl with a black bob in a red dress", {
+            "subject": "girl", "hair_style": "short", "hair_colour": "black", "clothing": "t-shirt",
+            "clothing_colour": "red",
+        }),
         ("a stone statue of a grumpy emperor", {"material": "marble bust", "expression": "angry", "subject": "man"}),
         ("a man without glasses in a hat, an astronaut", {
             "subject": "man", "eyewear": "none", "headwear": "cowboy hat",

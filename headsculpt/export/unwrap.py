@@ -33,7 +33,10 @@ def decimate(mesh: Mesh, max_faces: int) -> Mesh:
     faces = mesh.faces.cpu().numpy().astype(np.int32)
     wanted = shape_of_surface(faces)
     # agg is the library's greed, 7 by default: on rough surfaces 4 folds far less often (our measurement).
-    for greed, share in ((4, 1.0), (3, 1.0), (4, 1.15), (4, 1.35), (4, 1.7), (4, 2.2), (3, 2.2), (4, 3.0), (4, 4.0)):
+    tries = (
+        (4, 1.0), (3, 1.0), (4, 1.15), (4, 1.35), (4, 1.7), (4, 2.2), (3, 2.2), (4, 3.0), (4, 4.0), (4, 5.0), (4, 8.0),
+    )  # fmt: skip
+    for greed, share in tries:
         target = int(max_faces * share)
         if target >= len(faces):
             break

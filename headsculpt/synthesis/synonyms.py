@@ -22,7 +22,8 @@ _MEN = (
     "knight warrior soldier viking samurai sailor fisherman lumberjack barbarian ninja hipster punk rocker biker "
     "gangster vampire dwarf monk priest doctor chef professor scientist teacher hero gladiator detective hacker bloke "
     "chap father dad uncle husband bodybuilder boxer farmer policeman cop athlete captain general spartan hunter "
-    "blacksmith superhero paladin rogue bandit thief assassin ranger astronaut mechanic student artist musician teenager teen"
+    "blacksmith superhero paladin rogue bandit thief assassin ranger astronaut mechanic student artist musician "
+    "teenager teen"
 )
 _WOMEN = (
     "witch nurse ballerina actress heroine mother mom mum aunt wife goddess valkyrie sorceress priestess nun geisha "
@@ -34,7 +35,7 @@ _ROLES = {
     "businessman": "executive banker lawyer politician president salesman agent", "gentleman": "lord duke butler count",
     "old man": _OLD_MEN, "old woman": _OLD_WOMEN, "man": _MEN, "woman": _WOMEN,
     "boy": "kid child toddler youngster urchin", "elf girl": "fairy pixie nymph dryad", "elf": "elven half-elf",
-    "orc": "goblin ogre troll hobgoblin uruk", "alien": "martians et", "zombie": "mummy ghoul corpse lich revenant",
+    "orc": "goblin ogre troll hobgoblin uruk", "alien": "xenomorph", "zombie": "mummy ghoul corpse lich revenant",
 }  # fmt: skip
 
 Said = str | Callable[[re.Match[str]], str]
@@ -58,17 +59,20 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"(?:dreadlocks|dreads|afro|perm|ringlets|cornrows)(?: hair)?", "curls"),
     (r"(?:wavy|frizzy|kinky|fuzzy|permed|tousled)(?= )", "curly"),
     (r"(?:two |twin |long )?(?P<c>(?:[a-z]+ )?)(?:braids?|plaits?|pigtails?|pony-tail)", r"\g<c>ponytail"),
-    (r"(?:crew cut|buzz cut|bowl cut|pixie cut|bob cut|bob|quiff|pompadour|spiky hair)", "short hair"),
+    (r"(?P<c>(?:a|sleek|short|black|brown|blonde?|red|pink|blue|grey|white) )bob", r"\g<c>short hair"),
+    (r"(?:crew cut|buzz cut|bowl cut|pixie cut|bob cut|quiff|pompadour|spiky hair)", "short hair"),
     (r"(?:man bun|top ?knot|chignon|updo)", "bun"),
     (r"(?:faux ?hawk|mohican|iroquois)", "mohawk"),
     (r"(?:shoulder-length|waist-length|flowing|lush)(?= )", "long"),
     (r"(?<=hair )longer", "long"),
     (r"(?<=hair )shorter", "short"),
     (r"(?<=hair )curlier", "curly"),
-    (rf"(?<!long )(?:straight|smooth|silky|messy|shaggy|thick|neat|combed|slicked-back|braided)(?= (?:[a-z]+ ){{0,2}}{_HAIR}\b)", ""),
+    (rf"(?<!long )(?:straight|smooth|silky|messy|shaggy|thick|neat|combed|slicked-back|braided)"
+     rf"(?= (?:[a-z]+ ){{0,2}}{_HAIR}\b)", ""),
+    (r"(?<=with )hair(?=$|,| and)", "short hair"),
     (rf"(dark|light|bright|deep|neon|pastel|vivid)-({_COLOUR})", r"\1 \2"),
     (rf"(?:dark|light|bright|deep|neon|pastel|vivid)(?= {_COLOUR}(?![\w-])(?! skin))", ""),
-    (rf"dark(?= (?:[a-z]+ )?{_HAIR}\b)", "black"),
+    (rf"dark(?! skin)(?= (?:[a-z]+ )?{_HAIR}\b)", "black"),
     (rf"fair(?= (?:[a-z]+ )?{_HAIR}\b)", "blonde"),
     (rf"(?:orange|copper|coppery|strawberry[ -]blonde?|rusty|carrot)(?=[ -](?:[a-z]+ ){{0,2}}{_HAIR}\b)", "red"),
     (rf"(?:purple|violet|lilac|lavender|magenta|fuchsia|mauve)(?=[ -](?:[a-z]+ ){{0,2}}{_HAIR}\b)", "pink"),
@@ -92,26 +96,30 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"(?:aviators|aviator glasses|aviator sunglasses|ray-bans)", "sunglasses"),
     (r"(?P<before>(?:[\w-]+ ){0,3})(?P<thing>glasses|spectacles|eyeglasses|specs)(?! with \w+ frames)",
      _unless("round rounded rimmed square framed rectangular dark sun no without not black-tinted", "round glasses")),
-    (r"(?:fedora|sombrero|straw hat|sun hat|panama hat|wide-brimmed hat|trilby|slouch hat|ten-gallon hat)", "cowboy hat"),
+    (r"(?:fedora|sombrero|straw hat|sun hat|panama hat|wide-brimmed hat|trilby|slouch hat|ten-gallon hat)",
+     "cowboy hat"),
     (r"(?:beret|bandana|headscarf|turban|skull ?cap|bobble hat|winter hat|woo?l(?:en|len)? (?:hat|cap)|toque|fez|"
      r"helmet|helm|hood|hijab|veil)", "beanie"),
     (r"(?:bowler hat|bowler|tophat|stovepipe hat|wizard hat|witch hat|pointed hat|pointy hat)", "top hat"),
     (r"(?:(?:gold|golden|silver|jewelled|diamond) )?(?:tiara|diadem|laurel wreath|coronet|circlet)", "crown"),
     (r"(?:silver|jewelled|bejewelled|iron) crown", "crown"),
+    (rf"tall ({_COLOUR}) hat", r"tall \1 top hat"),
     (r"(?:earphones|headphone|ear muffs|earmuffs|headset)", "headphones"),
     (r"(?:trucker (?:cap|hat)|snapback|ball cap|baseball hat|visor)", "baseball cap"),
     (r"(?P<before>(?:[\w-]+ ){0,3})(?P<thing>hat)",
      _unless("cowboy western top tall woolly knitted beanie no without not", "cowboy hat")),
     (r"ear-?rings?", "earrings"),
-    (r"(?:sweater|jumper|pullover|cardigan|turtleneck|blouse|polo|vest|tank top|tunic|top(?! hat)|dress|robe)", "shirt"),
+    (r"(?:sweater|jumper|pullover|cardigan|turtleneck|blouse|polo|vest|tank top|tunic|(?<=[a-z] )dress|robe)",
+     "shirt"),
     (r"(?:sweatshirt|anorak|parka|windbreaker)", "hoodie"),
     (r"(?:tuxedo|blazer|dinner jacket|three-piece suit|suit jacket)(?! and)", "suit"),
     # Colours of what is worn.
-    (r"(?:turquoise|teal|cyan|aqua|navy|azure|indigo|royal)(?: blue)?", "blue"),
+    (r"(?:turquoise|teal|cyan|aqua|navy|azure|indigo|royal(?= blue))(?: blue)?", "blue"),
+    (r"olive(?= skin)", "tan"),
     (r"(?:maroon|crimson|scarlet|burgundy|ruby|cherry)(?: red)?", "red"),
-    (r"(?:lime|olive|emerald|mint|forest)(?: green)?", "green"),
+    (r"(?:lime|olive|emerald|mint|forest(?= green))(?: green)?", "green"),
     (r"(?:lavender|lilac|mauve|plum)", "purple"),
-    (r"(?:magenta|fuchsia|rose|salmon)", "pink"),
+    (r"(?:magenta|fuchsia|salmon)", "pink"),
     (r"(?:mustard|lemon)", "yellow"),
     (r"(?:beige|khaki|chocolate|tan(?= (?:shirt|t-shirt|hoodie|suit|hat|cap)))", "brown"),
     (r"(?:ivory|cream)", "white"),
@@ -134,7 +142,8 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"(?:skinny|gaunt|bony|lanky)(?= |$)", "thin"),
     # What no head of this world can show.
     (r"(?:asian|chinese|japanese|korean|european|american|roman|greek|russian|french|italian|german|english|british|"
-     r"scottish|mexican|spanish|arab|victorian|renaissance|muscular|strong(?! (?:square )?jaw)|tall(?! (?:[a-z]+ )?(?:top )?hat)|tough|rugged|weathered|attractive|"
+     r"scottish|mexican|spanish|arab|victorian|renaissance|muscular|tough|rugged|weathered|attractive|"
+     r"strong(?! (?:square )?jaw)|tall(?! (?:[a-z]+ )?(?:top )?hat)|"
      r"charming|cool|stylish|fancy|dashing|gorgeous|lovely|mighty|powerful|legendary|epic|sci-fi|fantasy)(?= )", ""),
     (r"(?:female|woman) (?:" + "|".join(_MEN.split()) + ")", "woman"),
     (r"male (?:" + "|".join((_MEN + " " + _WOMEN).split()) + ")", "man"),
@@ -172,7 +181,8 @@ def nearest_words(text: str) -> str:
     said = " ".join(text.split())
     for pattern, new in RULES:
         said = re.sub(rf"(?<![\w-])(?:{pattern})(?![\w-])", new, said, flags=re.IGNORECASE)
-    return _with_articles(" ".join(said.split()))
+        said = " ".join(said.split())  # where a word was left out
+    return _with_articles(said)
 
 
 def _with_articles(text: str) -> str:
