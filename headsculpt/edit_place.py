@@ -93,15 +93,11 @@ def takes_hat_off(prompt: str, instruction: str) -> bool:
 def _read(prompt: str, instruction: str) -> tuple[str, dict[str, object], dict[str, object], list[str]]:
     """The instruction in plain form, what the prompt says, what the instruction changes, and what is not understood."""
     from headsculpt.synthesis.completion import in_near_words
-    from headsculpt.synthesis.reading import read_instruction, read_prompt
-    from headsculpt.synthesis.synonyms import nearest_words
+    from headsculpt.synthesis.reading import instruction_in_near_words, read_instruction, read_prompt
 
-    text, before = instruction.lower().strip().rstrip(".,; "), read_prompt(in_near_words(prompt)).values
-    changes, unknown = read_instruction(text, before)
-    if unknown or not changes:
-        text = nearest_words(text)
-        changes, unknown = read_instruction(text, before)
-    return text, before, changes, unknown
+    before = read_prompt(in_near_words(prompt)).values
+    text = instruction_in_near_words(instruction.lower().strip().rstrip(".,; "), before)
+    return text, before, *read_instruction(text, before)
 
 
 class EditPlace:

@@ -79,10 +79,9 @@ def edited_prompt(prompt: str, instruction: str, *, nearest: bool = False) -> Ed
     """
     prompt, instruction = prompt.strip().rstrip(".,; "), instruction.strip().rstrip(".,; ")
     before = read_prompt(prompt)
+    if nearest:
+        instruction = instruction_in_near_words(instruction, before.values)
     changes, unknown = read_instruction(instruction, before.values)
-    if nearest and (unknown or not changes):
-        instruction = nearest_words(instruction)
-        changes, unknown = read_instruction(instruction, before.values)
     if not changes:
         return EditedPrompt(f"{prompt}, {instruction}", {})
     if before.rest:
@@ -168,6 +167,13 @@ def read_instruction(text: str, before: Mapping[str, object]) -> tuple[dict[str,
             break
     left = _take(" ".join(left.split()), _adjectives(), changes)
     return changes, _unknown(left)
+
+
+def instruction_in_near_words(text: str, before: Mapping[str, object]) -> str:
+    """The instruction, in the nearest words of the vocabulary where not all of it is understood; arguments as of
+    :func:`read_instruction`."""
+    changes, unknown = read_instruction(text, before)
+    return text if changes and not unknown else nearest_words(text)
 
 
 def sentence(found: Reading) -> str:

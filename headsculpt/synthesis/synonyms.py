@@ -34,7 +34,7 @@ _ROLES = {
     "cowboy": "gunslinger sheriff rancher gaucho", "cowgirl": "cowwoman", "pirate": "corsair buccaneer privateer",
     "businessman": "executive banker lawyer politician president salesman agent", "gentleman": "lord duke butler count",
     "old man": _OLD_MEN, "old woman": _OLD_WOMEN, "man": _MEN, "woman": _WOMEN,
-    "boy": "kid child toddler youngster urchin", "elf girl": "fairy pixie nymph dryad", "elf": "elven half-elf",
+    "boy": "kid child toddler youngster urchin", "elf girl": "fairy pixie nymph dryad", "elf": "half-elf",
     "orc": "goblin ogre troll hobgoblin uruk", "alien": "xenomorph", "zombie": "mummy ghoul corpse lich revenant",
 }  # fmt: skip
 
@@ -63,7 +63,7 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"(?:crew cut|buzz cut|bowl cut|pixie cut|bob cut|quiff|pompadour|spiky hair)", "short hair"),
     (r"(?:man bun|top ?knot|chignon|updo)", "bun"),
     (r"(?:faux ?hawk|mohican|iroquois)", "mohawk"),
-    (r"(?:shoulder-length|waist-length|flowing|lush)(?= )", "long"),
+    (r"(?<!long )(?:shoulder-length|waist-length|flowing|lush)(?= )", "long"),
     (r"(?<=hair )longer", "long"),
     (r"(?<=hair )shorter", "short"),
     (r"(?<=hair )curlier", "curly"),
@@ -111,7 +111,7 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"ear-?rings?", "earrings"),
     (r"(?:sweater|jumper|pullover|cardigan|turtleneck|blouse|polo|vest|tank top|tunic|(?<=[a-z] )dress|robe)",
      "shirt"),
-    (r"(?:sweatshirt|anorak|parka|windbreaker)", "hoodie"),
+    (r"(?:(?<!hooded )sweatshirt|anorak|parka|windbreaker)", "hoodie"),
     (r"(?:tuxedo|blazer|dinner jacket|three-piece suit|suit jacket)(?! and)", "suit"),
     # Colours of what is worn.
     (r"(?:turquoise|teal|cyan|aqua|navy|azure|indigo|royal(?= blue))(?: blue)?", "blue"),
@@ -151,8 +151,8 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"old (?:" + "|".join(_MEN.split()) + ")", "old man"),
     (r"old (?:" + "|".join(_WOMEN.split()) + ")", "old woman"),
     (r"(?:pirate|sea|ship) captain", "pirate"),
-    (r"(?P<who>vampire|goblin|zombie|pirate|viking|orc) (?:lord|king|count|warrior|chief)", r"\g<who>"),
-    *((rf"(?:{'|'.join(words.split())})(?!-)", noun) for noun, words in _ROLES.items()),
+    (r"(?P<who>vampire|goblin|zombie|pirate|viking) (?:lord|king|count|warrior|chief)", r"\g<who>"),
+    *((rf"(?<!orc )(?<!orcish )(?:{'|'.join(words.split())})(?!-)", noun) for noun, words in _ROLES.items()),
     # Of what.
     (r"(?:stone|granite|plaster|alabaster|porcelain) (statue|bust|sculpture)", r"marble \1"),
     (r"(?:statue|bust|sculpture) (?:made )?(?:of|in|from) (?:stone|granite|plaster)", "marble bust"),
