@@ -508,11 +508,13 @@ def announce(config: SculptConfig) -> None:
         print(f'edit       "{config.edit.instruction}" (strength {config.edit.strength:g})')
     print(f'prompt     "{config.prompt}" (preset {config.preset}, seed {config.seed})')
     if config.guidance.complete_prompt:
-        from headsculpt.synthesis.completion import completed_prompt
+        from headsculpt.synthesis.completion import completed_prompt, words_left_out
 
         told = config.edit.told or completed_prompt(config.prompt, config.seed)
         if told != config.prompt:
             print(f'told as    "{told}" (guidance.complete_prompt)')
+        if told != config.prompt and (left_out := words_left_out(config.prompt)):
+            print(f"left out   {', '.join(left_out)}: the words that this prior knows have nothing near")
     print(f"device     {describe_device(device)}")
     print(f"back ends  {back_ends_in_use(device)}")
     print(f"prior      {config.prior.name}, controls: {', '.join(config.prior.controls) or 'none'}")

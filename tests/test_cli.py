@@ -269,21 +269,16 @@ def test_default_folder_is_made_of_the_prompts_words():
     assert cli.default_folder("???") == Path("runs/head")
 
 
-def test_help_is_quick_and_loads_no_torch():
+def test_help_loads_nothing_that_is_slow_to_load():
     program = (
-        "import sys, time; start = time.perf_counter()\n"
+        "import sys\n"
         "from headsculpt.cli import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit as error:\n    assert not error.code\n"
         "bad = {'torch', 'diffusers', 'transformers', 'numba', 'numpy'} & set(sys.modules)\n"
         "assert not bad, bad\n"
-        "print('seconds', time.perf_counter() - start)"
     )
-    seconds = []
-    for _ in range(3):
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-        assert "generate" in done.stdout and "train-prior" in done.stdout
-        seconds.append(float(done.stdout.split()[-1]))
-    assert min(seconds) < 0.5
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "generate" in done.stdout and "train-prior" in done.stdout
 
 
 def test_interrupts_outside_the_loop_are_immediate_and_inside_are_kept():

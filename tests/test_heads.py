@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 
@@ -273,17 +271,6 @@ def test_bad_names_are_answered(head: Head, arguments: tuple, said: str) -> None
     with pytest.raises(ValueError) as caught:
         head.vertices(*arguments)
     assert said in str(caught.value)
-
-
-def test_vertices_are_cheap(head: Head) -> None:
-    identity = {"nose_size": 0.5, "age": 0.5, "face_round": 0.3}
-    expression = {**both("mouthSmile"), "jawOpen": 0.2}
-    best = 1.0
-    for _ in range(20):
-        start = time.perf_counter()
-        head.vertices(identity, expression)
-        best = min(best, time.perf_counter() - start)
-    assert best < 3e-3
 
 
 def test_the_trunk_is_even_and_lies_on_the_designed_body(monkeypatch):

@@ -12,13 +12,13 @@ def run(program: str) -> str:
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
 
 
-def test_import_is_fast_and_loads_nothing_heavy():
+def test_import_loads_nothing_heavy():
     program = (
-        "import sys, time; start = time.perf_counter(); import headsculpt; print(time.perf_counter() - start)\n"
+        "import sys, headsculpt\n"
         "bad = {'torch', 'numpy', 'diffusers', 'transformers', 'numba', 'trimesh'} & set(sys.modules)\n"
         "assert not bad, bad"
     )
-    assert min(float(run(program)) for _ in range(3)) < 0.3
+    run(program)
 
 
 def test_the_avatar_loads_no_diffusion_model():

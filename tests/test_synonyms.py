@@ -10,9 +10,9 @@ import pytest
 
 from headsculpt.edit_place import edited_families, keeps_shape
 from headsculpt.synthesis.captions import caption, sample_attributes
-from headsculpt.synthesis.completion import completed_prompt, in_near_words
+from headsculpt.synthesis.completion import completed_prompt, in_near_words, words_left_out
 from headsculpt.synthesis.reading import edited_prompt, read_prompt
-from headsculpt.synthesis.synonyms import named_families, nearest_words
+from headsculpt.synthesis.synonyms import nearest_words
 
 
 def test_near_words_unsay_nothing_that_was_understood():
@@ -37,6 +37,15 @@ def test_what_is_understood_stays_as_it_was_typed():
         ("a woman with purple hair", "a brown-skinned woman with long pink hair, wearing a blue t-shirt"),
         ("a black man with an afro", "a dark-skinned man with curly black hair, wearing a red t-shirt"),
         ("grandma with glasses", "a pale grandma with a grey bun, wearing round glasses and a red t-shirt"),
+        ("a businessman with a red tie", "a tanned businessman with short brown hair, wearing a black suit and tie"),
+        ("a punk girl with blue hair", "a tanned girl with long blue hair, wearing a red t-shirt"),
+        ("an elf queen with silver hair",
+         "a pale elf woman with long grey hair, wearing a golden crown and a red t-shirt"),
+        ("a king", "a pale king with short brown hair, wearing a golden crown and a red t-shirt"),
+        ("a 70 year old man", "a brown-skinned old man with short grey hair, wearing a grey t-shirt"),
+        ("a stone orc", "a marble bust of an orc with short hair, wearing a t-shirt"),
+        ("a man with horn-rimmed glasses and blue eyes",
+         "a pale man with short black hair, wearing square glasses and a red t-shirt"),
         ("a strong jaw and glasses with square frames, a hero", None),
     ],
 )
@@ -85,12 +94,13 @@ def test_a_colour_that_hair_cannot_have_is_not_lost():
     assert edited_prompt("a man", "give him an orange mohawk", nearest=True).text == "a man with a red mohawk"
 
 
-def test_nothing_is_added_beside_what_was_named_and_not_understood():
-    assert named_families("a kimono") == {"clothing", "clothing_colour"}
-    told = completed_prompt("a woman in a kimono, with a glittering wig")
-    assert told.startswith("a woman in a kimono, with a glittering wig") and "t-shirt" not in told
-    assert "hair" not in told and "skin" in told
+def test_what_has_no_near_word_is_left_out_and_named():
+    told = completed_prompt("a woman with a red scarf, a nose ring and green hair")
+    assert told == "a brown-skinned woman with long green hair, wearing a blue t-shirt"
+    assert words_left_out("a woman with a red scarf, a nose ring and green hair") == ["red", "scarf", "nose", "ring"]
+    assert words_left_out("a king with a golden crown") == words_left_out("a wizard with glasses") == []
     assert completed_prompt("a ghost of glass") == "a ghost of glass"  # no word of it is known
+    assert words_left_out("a ghost of glass") == ["ghost", "glass"]
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from zlib import crc32
 
 import numpy as np
 
-from headsculpt.synthesis.reading import Reading, features, read_prompt, sentence
-from headsculpt.synthesis.synonyms import named_families, nearest_words
+from headsculpt.synthesis.reading import Reading, read_prompt, sentence
+from headsculpt.synthesis.synonyms import nearest_words
+from headsculpt.synthesis.wording import VAGUE_ROLES
 
 SKIN = {"elf": ("pale",), "orc": ("green",), "zombie": ("grey",), "alien": ("grey",)}
 HUMAN_SKIN = ("pale", "tan", "brown")
@@ -28,7 +29,7 @@ def completed_prompt(prompt: str, seed: int = 0) -> str:
 
     Args:
         prompt: in the user's words, said again in nearer ones where they are not all understood
-            (:func:`in_near_words`). Words that are not understood then stay as they are.
+            (:func:`in_near_words`).
         seed: decides between answers that are equally plain.
 
     Example:
@@ -43,32 +44,40 @@ def completed_prompt(prompt: str, seed: int = 0) -> str:
     # edit which adds a hat leaves the shirt alone.
     who = found.noun or str(found.values.get("subject", ""))
     added = _plain_answers(found, np.random.default_rng([seed, crc32(who.encode())]))
-    if found.rest:
-        # "a kimono" names clothes, "a silver wig" hair: a shirt and black hair beside it would only contradict.
-        unclear = named_families(" ".join(found.rest))
-        added = {family: value for family, value in added.items() if family not in unclear}
-        return ", ".join([prompt.strip().rstrip(".,; "), *features(added)])
-    values = {**added, **found.values}
-    return sentence(Reading(values, found.noun, found.sex, found.implied, found.extra))
+    return sentence(Reading({**added, **found.values}, found.noun, found.sex, found.implied, found.extra))
 
 
 def in_near_words(prompt: str) -> str:
-    """The prompt, in the nearest words of the vocabulary where not all of it is understood.
+    """The prompt in the words of the vocabulary: said again in the nearest ones where not all of it is understood,
+    and without what has none (:func:`words_left_out`). Unchanged where no word of it is understood.
 
     Example:
-        >>> in_near_words("a wizard with a white beard and glasses")
-        'an old man with a white beard and round glasses'
+        >>> in_near_words("a wizard with a white beard, glasses and a wand")
+        'an old man with a white beard, wearing round glasses'
     """
     found = read_prompt(prompt)
-    understood = not found.rest and (found.values or found.noun)
-    return prompt if understood else nearest_words(prompt)
+    if found.rest:
+        found = read_prompt(nearest_words(prompt))
+    elif found.values or found.noun:
+        return prompt
+    return sentence(found) if found.values or found.noun else prompt
+
+
+def words_left_out(prompt: str) -> list[str]:
+    """Words of a prompt that the vocabulary has nothing near to.
+
+    Example:
+        >>> words_left_out("a wizard with a white beard, glasses and a wand")
+        ['wand']
+    """
+    if not read_prompt(prompt).rest:
+        return []
+    return read_prompt(nearest_words(prompt)).rest
 
 
 def _plain_answers(found: Reading, rng: np.random.Generator) -> dict[str, object]:
     """Family to value, of what was not said and can be seen."""
     said = dict(found.values)
-    if found.implied:
-        said.setdefault(*found.implied)
     subject = str(said.get("subject") or ("woman" if found.sex == "female" else "man"))
     # Drawn in this order whatever was said, so that one more word does not change all the rest.
     skin = str(rng.choice(SKIN.get(subject, HUMAN_SKIN)))
@@ -81,9 +90,10 @@ def _plain_answers(found: Reading, rng: np.random.Generator) -> dict[str, object
         style = HAIR_STYLE.get(subject, "short")
     answers: dict[str, object] = {"skin": skin, "hair_style": style, "hair_colour": hair}
     answers["clothing"] = "t-shirt"
-    answers["clothing_colour"] = "black" if said.get("clothing") == "suit and tie" else shirt
+    if found.implied and found.noun not in VAGUE_ROLES:  # a king has a crown, whether or not it is said
+        answers[found.implied[0]] = found.implied[1]
+    suit = said.get("clothing", answers["clothing"]) == "suit and tie"
+    answers["clothing_colour"] = "black" if suit else shirt
     if said.get("hair_style", style) == "bald" and said.get("facial_hair", "none") == "none":
         del answers["hair_colour"]
-    if said.get("material", "plain") != "plain":
-        answers = {family: value for family, value in answers.items() if family in ("hair_style", "clothing")}
     return {family: value for family, value in answers.items() if family not in said}

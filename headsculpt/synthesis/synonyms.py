@@ -15,6 +15,7 @@ _HAIR = (
 )
 _COLOUR = r"(?:black|white|grey|gray|brown|red|orange|yellow|green|blue|purple|violet|pink|blonde|blond)"
 _PEOPLE = r"(?:man|woman|boy|girl|lady|guy|elf|king|queen|prince|princess|pirate|person|child)"
+_FIGURE = r"(?:old |young |bald )?(?:man|woman|boy|girl|lady|orc|elf|alien|zombie|king|queen|pirate)\b"
 
 _OLD_MEN = "wizard sorcerer mage warlock hermit pensioner granddad greybeard druid prophet philosopher gnome"
 _OLD_WOMEN = "crone hag nan nana granma grandmom"
@@ -23,11 +24,12 @@ _MEN = (
     "gangster vampire dwarf monk priest doctor chef professor scientist teacher hero gladiator detective hacker bloke "
     "chap father dad uncle husband bodybuilder boxer farmer policeman cop athlete captain general spartan hunter "
     "blacksmith superhero paladin rogue bandit thief assassin ranger astronaut mechanic student artist musician "
-    "teenager teen"
+    "teenager teen clown jester rapper worker driver pilot butcher baker fireman firefighter waiter dj caveman nerd "
+    "geek guard hobbit"
 )
 _WOMEN = (
     "witch nurse ballerina actress heroine mother mom mum aunt wife goddess valkyrie sorceress priestess nun geisha "
-    "waitress hostess singer bride maiden enchantress amazon huntress"
+    "waitress hostess singer bride maiden enchantress amazon huntress mermaid angel dancer cheerleader"
 )
 _ROLES = {
     "king": "emperor pharaoh sultan tsar monarch", "queen": "empress cleopatra", "princess": "duchess",
@@ -35,7 +37,8 @@ _ROLES = {
     "businessman": "executive banker lawyer politician president salesman agent", "gentleman": "lord duke butler count",
     "old man": _OLD_MEN, "old woman": _OLD_WOMEN, "man": _MEN, "woman": _WOMEN,
     "boy": "kid child toddler youngster urchin", "elf girl": "fairy pixie nymph dryad", "elf": "half-elf",
-    "orc": "goblin ogre troll hobgoblin uruk", "alien": "xenomorph", "zombie": "mummy ghoul corpse lich revenant",
+    "orc": "goblin ogre troll hobgoblin uruk demon devil gargoyle", "alien": "xenomorph",
+    "zombie": "mummy ghoul corpse lich revenant skeleton",
 }  # fmt: skip
 
 Said = str | Callable[[re.Match[str]], str]
@@ -53,8 +56,18 @@ def _unless(words: str, new: str) -> Callable[[re.Match[str]], str]:
     return say
 
 
+def _of_age(match: re.Match[str]) -> str:
+    """Somebody of so many years, as boy, man or old man."""
+    years, female = int(match["years"]), match["who"].lower() in ("woman", "girl", "female", "lady")
+    young, grown = ("girl", "woman") if female else ("boy", "man")
+    return young if years < 16 else f"old {grown}" if years >= 60 else grown
+
+
 # (pattern, what is said instead), in this order.
 RULES: tuple[tuple[str, Said], ...] = (
+    # How a picture is called.
+    (r"(?:(?:photo)?realistic |hyperrealistic )?(?:portrait )?photo(?:graph)? of", ""),
+    (r"(?:highly |very |ultra )?detailed|photorealistic|hyperrealistic|[248]k|hd|hdr", ""),
     # Hair: its forms, then its colours.
     (r"(?:dreadlocks|dreads|afro|perm|ringlets|cornrows)(?: hair)?", "curls"),
     (r"(?:wavy|frizzy|kinky|fuzzy|permed|tousled)(?= )", "curly"),
@@ -64,10 +77,11 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"(?:man bun|top ?knot|chignon|updo)", "bun"),
     (r"(?:faux ?hawk|mohican|iroquois)", "mohawk"),
     (r"(?<!long )(?:shoulder-length|waist-length|flowing|lush)(?= )", "long"),
+    (r"tied(?: back| up)?(?= in(?:to)? an? )", ""),
     (r"(?<=hair )longer", "long"),
     (r"(?<=hair )shorter", "short"),
     (r"(?<=hair )curlier", "curly"),
-    (rf"(?<!long )(?:straight|smooth|silky|messy|shaggy|thick|neat|combed|slicked-back|braided)"
+    (rf"(?<!long )(?:straight|smooth|silky|messy|shaggy|thick|neat|combed|slicked[ -]back|braided)"
      rf"(?= (?:[a-z]+ ){{0,2}}{_HAIR}\b)", ""),
     (r"(?<=with )hair(?=$|,| and)", "short hair"),
     (rf"(dark|light|bright|deep|neon|pastel|vivid)-({_COLOUR})", r"\1 \2"),
@@ -82,18 +96,21 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"(?<=hair )(?:to )?(?:turquoise|teal|cyan|aqua|navy)", "blue"),
     (rf"(?:platinum|sandy|honey|flaxen|gold)(?: blonde?)?(?= (?:[a-z]+ ){{0,2}}{_HAIR}\b)", "blonde"),
     (r"(?:salt[ -]and[ -]pepper|greying|graying|silvery|ashen)(?= )", "grey"),
-    (rf"(?P<c>blonde?|ginger|brunette)(?= {_PEOPLE}\b)", r"\g<c>-haired"),
+    (rf"(?P<c>blonde?|ginger|brunette)(?= (?:{_PEOPLE}|kid|lad|teenager|toddler)\b)", r"\g<c>-haired"),
     (r"red-?head(?:ed)?(?= (?:wo)?man| girl| boy)", "red-haired"),
     (r"redhead", "red-haired woman"),
     (r"brunette(?=$|,| (?:with|wearing|in|who))", "brown-haired woman"),
     # Beards.
     (r"(?:handlebar|walrus|pencil|waxed|curled)(?= mo?ustache)", ""),
     (r"(?:van dyke|chin puff|soul patch|chin strap)(?: beard)?", "goatee"),
-    (r"(?:stubble|whiskers|mutton ?chops|sideburns)", "beard"),
+    (r"(?:stubble|five o.clock shadow|whiskers|mutton ?chops|sideburns)", "beard"),
     (r"(?:long|short|huge|large|wild|scruffy|braided|impressive)(?= (?:[a-z]+ )?beard\b)", ""),
     # What is worn.
     (r"(?:goggles|monocle|pince-nez|bifocals)", "round glasses"),
     (r"(?:aviators|aviator glasses|aviator sunglasses|ray-bans)", "sunglasses"),
+    (r"(?:horn-rimmed|thick-rimmed|browline)(?= (?:[a-z]+ )?(?:glasses|spectacles|eyeglasses|specs))", "square"),
+    (rf"(?:{_COLOUR}|gold|golden|silver|thick|thin|big|large|huge|oversized|tortoiseshell|wire-rimmed|gold-rimmed|reading|"
+     r"nerdy|vintage)(?= (?:[a-z-]+ )?(?:glasses|spectacles|eyeglasses|specs))", ""),
     (r"(?P<before>(?:[\w-]+ ){0,3})(?P<thing>glasses|spectacles|eyeglasses|specs)(?! with \w+ frames)",
      _unless("round rounded rimmed square framed rectangular dark sun no without not black-tinted", "round glasses")),
     (r"(?:fedora|sombrero|straw hat|sun hat|panama hat|wide-brimmed hat|trilby|slouch hat|ten-gallon hat)",
@@ -109,9 +126,15 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"(?P<before>(?:[\w-]+ ){0,3})(?P<thing>hat)",
      _unless("cowboy western top tall woolly knitted beanie no without not", "cowboy hat")),
     (r"ear-?rings?", "earrings"),
-    (r"(?:sweater|jumper|pullover|cardigan|turtleneck|blouse|polo|vest|tank top|tunic|(?<=[a-z] )dress|robe)",
-     "shirt"),
+    (r"(?:gold|golden|silver|pearl|diamond|hoop|dangling|big|large|small)(?= earrings)", ""),
+    (r"(?:leather|denim|woollen|wool|linen|silk|satin|velvet|chain|shining|plaid|striped|checked|flannel|fur)"
+     r"(?= (?:[a-z]+ )?(?:jacket|coat|shirt|t-shirt|dress|robe|armou?r|mail|cloak|cape|vest))", ""),
+    (r"hoodie jacket", "hoodie"),
+    (r"(?:sweater|jumper|pullover|cardigan|turtleneck|blouse|polo|vest|tank top|tunic|(?<=[a-z] )dress|robes?|jacket|"
+     r"coat|armou?r|chainmail|mail|uniform|cloak|cape|gown|kimono|toga|jersey|overalls|spacesuit)", "shirt"),
     (r"(?:(?<!hooded )sweatshirt|anorak|parka|windbreaker)", "hoodie"),
+    (rf"(?:suit|shirt) (?:and|with) (?:an? )?(?:{_COLOUR} )?(?:bow[ -]?tie|necktie|tie)", "suit and tie"),
+    (rf"(?<!and )(?<!hair )(?:{_COLOUR} )?(?:bow[ -]?tie|necktie|tie)", "suit and tie"),
     (r"(?:tuxedo|blazer|dinner jacket|three-piece suit|suit jacket)(?! and)", "suit"),
     # Colours of what is worn.
     (r"(?:turquoise|teal|cyan|aqua|navy|azure|indigo|royal(?= blue))(?: blue)?", "blue"),
@@ -140,6 +163,11 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"(?:serious|tired|sleepy|bored|stoic)(?= |$)", "calm"),
     (r"(?:fat|obese|overweight|stout)(?= |$)", "chubby"),
     (r"(?:skinny|gaunt|bony|lanky)(?= |$)", "thin"),
+    (rf"hooded ({_PEOPLE})", r"\1 in a hoodie"),
+    (r"(?P<years>\d{1,3})[- ]years?[- ]old (?P<who>man|woman|boy|girl|male|female|lady|guy)", _of_age),
+    (r"(man|woman) in (?:his|her) (?:late |early )?(?:sixties|seventies|eighties|nineties|[6-9]0s)", r"old \1"),
+    (r"(man|woman) in (?:his|her) (?:late |early )?(?:twenties|thirties|forties|fifties|[2-5]0s)", r"\1"),
+    (r"middle-aged(?= )", ""),
     # What no head of this world can show.
     (r"(?:asian|chinese|japanese|korean|european|american|roman|greek|russian|french|italian|german|english|british|"
      r"scottish|mexican|spanish|arab|victorian|renaissance|muscular|tough|rugged|weathered|attractive|"
@@ -151,25 +179,25 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"old (?:" + "|".join(_MEN.split()) + ")", "old man"),
     (r"old (?:" + "|".join(_WOMEN.split()) + ")", "old woman"),
     (r"(?:pirate|sea|ship) captain", "pirate"),
-    (r"(?P<who>vampire|goblin|zombie|pirate|viking) (?:lord|king|count|warrior|chief)", r"\g<who>"),
+    (r"(?P<who>vampire|pirate|viking) (?:lord|king|count|warrior|chief)", r"\g<who>"),
+    (r"(?P<who>elf|elven|orc|orcish|goblin|zombie|skeleton|undead|alien|demon) (?:king|prince|lord|emperor)",
+     r"\g<who> with a golden crown"),
+    (r"(?P<who>elf|elven|orc|zombie|undead|alien) (?:queen|princess|empress)", r"\g<who> woman with a golden crown"),
+    (rf"(?:{'|'.join((_MEN + ' ' + _WOMEN).split())})(?= (?:{_PEOPLE}|kid|lad|toddler|cowboy|cowgirl)\b)", ""),
+    (r"office worker", "businessman"),
+    (r"(?:santa(?: claus)?|father christmas)", "old man with a white beard and a red beanie"),
     *((rf"(?<!orc )(?<!orcish )(?:{'|'.join(words.split())})(?!-)", noun) for noun, words in _ROLES.items()),
     # Of what.
+    (rf"wooden(?= {_FIGURE})", "wooden carving of a"),
+    (rf"(?:stone|marble)(?= {_FIGURE})", "marble bust of a"),
+    (rf"(?:metal|steel|iron|bronze|golden)(?= {_FIGURE})", "bronze statue of a"),
+    (r"(?:robot|android|cyborg|golem)", "bronze statue of a man"),
     (r"(?:stone|granite|plaster|alabaster|porcelain) (statue|bust|sculpture)", r"marble \1"),
     (r"(?:statue|bust|sculpture) (?:made )?(?:of|in|from) (?:stone|granite|plaster)", "marble bust"),
     (r"(?:copper|brass|iron|metal|steel|golden) (statue|bust|sculpture)", r"bronze \1"),
     (r"(?:made|carved) (?:out )?(?:of|from) (?:stone|granite)", "made of marble"),
     (r"(?:made|cast) (?:out )?(?:of|from|in) (?:metal|copper|brass|iron)", "made of bronze"),
 )  # fmt: skip
-
-# Words by which something is named that may not be understood: nothing is added to it then.
-NAMED: dict[str, tuple[str, ...]] = {
-    r"hair\w*|\w+-haired|locks|wig|hairdo|hairstyle|haircut|fringe|bangs": ("hair_style", "hair_colour"),
-    r"skin\w*|\w+-skinned|complexion|fur|scales|feathers": ("skin",),
-    r"shirt|dress|coat|jacket|robe|armou?r|uniform|cloak|cape|scarf|gown|kimono|tunic|toga|clothes|outfit|spacesuit": (
-        "clothing", "clothing_colour",
-    ),
-}  # fmt: skip
-
 
 def nearest_words(text: str) -> str:
     """A prompt or an instruction in words that the portrait world has, as far as there are near ones.
@@ -192,17 +220,3 @@ def _with_articles(text: str) -> str:
         rf"\b([Aa])n?(?= ((?:{'|'.join(sorted(new))})\b))",
         lambda m: m[1] + ("n" if m[2][0].lower() in "aeiou" else ""), text,
     )  # fmt: skip
-
-
-def named_families(words: str) -> set[str]:
-    """Families that the text names in words which may not be understood.
-
-    Example:
-        >>> sorted(named_families("a knight in shining armour"))
-        ['clothing', 'clothing_colour']
-    """
-    found: set[str] = set()
-    for pattern, families in NAMED.items():
-        if re.search(rf"(?<![\w-])(?:{pattern})(?![\w-])", words.lower()):
-            found |= set(families)
-    return found
