@@ -68,6 +68,7 @@ ROWS = (
     Row("nerf-only", "NeRF only", ("coarse.steps={total}", "fine.steps=0", "refine.views=0")),
     Row("dmtet-only", "DMTet only", ("coarse.steps=0", "fine.steps={total}")),
     Row("no-relief", "without the head's relief", ("fine.relief=0",)),
+    Row("no-busts-first", "close looks at the face from the first step", ("cameras.busts_first=0",)),
     Row("no-replay", "each picture learnt once", ("coarse.replay=0", "fine.replay=0")),
     Row("no-refinement", "without the last look", ("refine.views=0",)),
     Row("unguided-landmarks", "last look not guided to landmarks", ("refine.landmarks_guided=false",)),

@@ -51,8 +51,12 @@ class PriorConfig:
 class CameraConfig:
     """Ranges that the training cameras are drawn from; see :func:`headsculpt.cameras.sample_head_cameras`.
 
-    Half heights are scene units shown above and below the middle of the frame. A share of the cameras looks
+    Half heights are scene units shown above and below the middle of the frame. ``face_share`` of the cameras look
     closely at the face.
+
+    In the first ``busts_first`` of the coarse stage all cameras see whole busts instead, at ``bust_half_height_min``
+    or more (ours): a picture of a face from near cuts a hat off, and hair is drawn where its brim would have grown.
+    Half of the close looks that are left out come in the rest of the stage; by then the hat is there, and is drawn.
     """
 
     elevation_min_deg: float = -15.0
@@ -62,6 +66,8 @@ class CameraConfig:
     fov_min_deg: float = 20.0
     fov_max_deg: float = 32.0
     jitter: float = 0.04
+    busts_first: float = 0.5
+    bust_half_height_min: float = 0.72
     face_share: float = 0.35
     face_half_height_min: float = 0.36
     face_half_height_max: float = 0.62
@@ -416,6 +422,8 @@ def _from_tree(tree: Mapping[str, Any]) -> SculptConfig:
         config.edit.t_max_end = 0.0
     if "guidance.sampler" not in given:
         config.guidance.sampler = "ddim"
+    if "cameras.busts_first" not in given:  # of 0.16.0
+        config.cameras.busts_first = 0.0
     if "fine.relief" not in given:  # this and the grid are of 0.9.0
         config.fine.relief, config.refine.tet_resolution = 0.0, config.fine.tet_resolution
     return validated(config)
@@ -462,6 +470,8 @@ def validated(config: SculptConfig) -> SculptConfig:
             raise ValueError(f"{key} is {value}; expected a fraction of the schedule, above 0 and up to 1")
         if name in ("t_min", "t_max_start", "t_max_end") and not 0 <= value <= 1:
             raise ValueError(f"{key} is {value}; timesteps are fractions of the schedule, 0 to 1")
+    if not 0 <= config.cameras.busts_first < 1:
+        raise ValueError(f"cameras.busts_first is {config.cameras.busts_first}; expected 0 or more, below 1")
     if config.guidance.score == "vsd" and config.prior.offload != "none":
         raise ValueError(
             f"guidance.score=vsd trains beside the UNet, which must stay on the device; got prior.offload="

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from headsculpt.cameras import Cameras, sample_head_cameras
-from headsculpt.config import SculptConfig
+from headsculpt.config import CameraConfig, SculptConfig
 from headsculpt.rendering import Rendering
 
 if TYPE_CHECKING:
@@ -60,9 +61,13 @@ class CoarseStage:
         return self.nerf
 
     def cameras(self, progress: float, generator: torch.Generator) -> Cameras:
-        return training_cameras(
-            self.config, self.config.coarse.batch, self.config.coarse.render_size, generator
-        )
+        coarse, c = self.config.coarse, self.config.cameras
+        if progress < c.busts_first:
+            c = replace(c, half_height_min=max(c.half_height_min, c.bust_half_height_min), face_share=0.0)
+        else:  # half of what the face has missed: with all of it a black hat turns brown
+            missed = c.face_share * c.busts_first / (1 - c.busts_first)
+            c = replace(c, face_share=min(1.0, c.face_share + 0.5 * missed))
+        return training_cameras(c, coarse.batch, coarse.render_size, generator)
 
     def render(self, cameras: Cameras, background: Tensor, generator: torch.Generator | None) -> Rendering:
         return self.nerf.render(cameras, background=background, generator=generator)
@@ -105,7 +110,8 @@ class FineStage:
         return self.dmtet
 
     def cameras(self, progress: float, generator: torch.Generator) -> Cameras:
-        return training_cameras(self.config, self.config.fine.batch, self.config.fine.render_size, generator)
+        fine = self.config.fine
+        return training_cameras(self.config.cameras, fine.batch, fine.render_size, generator)
 
     def render(self, cameras: Cameras, background: Tensor, generator: torch.Generator | None) -> Rendering:
         return self.dmtet.render(cameras, background=background, generator=generator)
@@ -131,9 +137,8 @@ class FineStage:
         pass
 
 
-def training_cameras(config: SculptConfig, batch: int, size: int, generator: torch.Generator) -> Cameras:
+def training_cameras(c: CameraConfig, batch: int, size: int, generator: torch.Generator) -> Cameras:
     """Balanced cameras around the head, in the ranges of the configuration."""
-    c = config.cameras
     return sample_head_cameras(
         batch,
         generator,
@@ -278,7 +283,7 @@ def match_appearance(config: SculptConfig, nerf: NeRF, fine: FineStage, batch: i
     generator = torch.Generator().manual_seed(config.seed)
     seen: list[tuple[Cameras, Tensor, Tensor]] = []
     for _ in range(min(MATCHED, config.fine.match_steps)):  # before the first step: the mesh trains the NeRF's colours
-        cameras = training_cameras(config, batch, config.coarse.render_size, generator).to(device)
+        cameras = training_cameras(config.cameras, batch, config.coarse.render_size, generator).to(device)
         background = random_background(batch, generator).to(device)
         with torch.no_grad():
             seen.append((cameras, background, nerf.render(cameras, background=background).rgb))

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from headsculpt.cameras import framed, orbit, sample_head_cameras
+from headsculpt.config import load_config
+from headsculpt.sculpting_stages import CoarseStage
 
 
 @pytest.mark.parametrize(
@@ -116,3 +118,20 @@ def test_an_image_without_pixels_is_refused(size):
 def test_a_camera_at_the_pole_is_refused():
     with pytest.raises(ValueError, match="elevation_deg must lie in"):
         orbit([0.0], [90.0])
+
+
+def test_sculpting_sees_whole_busts_first():
+    config = load_config("mini", ["cameras.jitter=0", "coarse.batch=300"])
+    stage = CoarseStage(torch.nn.Module(), config)
+
+    def half_heights(progress: float) -> torch.Tensor:
+        cameras = stage.cameras(progress, torch.Generator().manual_seed(0))
+        distance = cameras.origins.sub(torch.tensor([0.0, 0.05, 0.0])).norm(dim=-1)
+        return distance * torch.tan(0.5 * cameras.fov_y_rad)
+
+    first, then = half_heights(0.49), half_heights(0.5)
+    assert 0.7 < first.min() and first.max() < 1.08
+    share = float((then < config.cameras.half_height_min - 0.02).float().mean())  # half of the close looks
+    assert 0.17 < share < 0.31
+    config.cameras.busts_first = 0.0
+    assert half_heights(0.0).min() < 0.4

@@ -99,11 +99,12 @@ def test_a_file_from_before_a_setting_means_what_was_done_then():
     now = load_config("mini", ["coarse.prior_slope=50"])
     assert now.coarse.replay > 0 and now.coarse.prior_inside_slope != 50
     assert config_from_yaml(to_yaml(now), "now") == now
-    names = ("replay:", "prior_inside_slope:", "landmarks_guided:")
+    names = ("replay:", "prior_inside_slope:", "landmarks_guided:", "busts_first:")
     old = "\n".join(line for line in to_yaml(now).splitlines() if not line.strip().startswith(names))
     then = config_from_yaml(old, "then")
     assert (then.coarse.replay, then.fine.replay, then.coarse.prior_inside_slope) == (0, 0, 50)
     assert now.refine.landmarks_guided and not then.refine.landmarks_guided
+    assert now.cameras.busts_first > 0 and then.cameras.busts_first == 0
 
 
 def test_an_edit_of_before_goes_on_as_it_began_and_a_head_of_before_is_edited_as_today():
@@ -130,6 +131,7 @@ def test_a_file_of_the_time_when_pictures_were_fitted_means_the_last_look_of_tod
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
+        ("cameras.busts_first=1", "cameras.busts_first is 1.0; expected 0 or more, below 1"),
         ("refine.views=16", "refine.views is 16; expected 0, for no last look, to 15, for all of it"),
         ("seed=-1", "seed is -1; expected 0 or more"),
         ("coarse.replay=-1", "coarse.replay is -1; expected 0 or more"),
