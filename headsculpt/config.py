@@ -105,9 +105,6 @@ class GuidanceConfig:
             the mini family; see :mod:`headsculpt.synthesis.completion`.
         landmark_rule: ``visible`` draws the landmarks that the camera sees, ``published`` all but from behind.
         landmarks_until: share of a stage after which the landmark ControlNet rests.
-        below_brows: of a head that wears a hat or a crown, as its prompt is read (with ``complete_prompt``), pictures
-            that end before the hat does count below the brows only
-            (:func:`headsculpt.guidance.score_distillation.below_brows`; ours).
         text_to_head: start from the head that the prompt describes (mini family) instead of the template.
         back_token: say the learned token ``back-view`` behind the head, where the prior has one.
         landmark_drawing: ``headsculpt`` draws lines alone; ``annotator`` draws exactly as the annotator of
@@ -136,7 +133,6 @@ class GuidanceConfig:
     complete_prompt: bool = True
     landmark_rule: str = "visible"
     landmarks_until: float = 1.0
-    below_brows: bool = True
     text_to_head: bool = True
     back_token: bool = True
     landmark_drawing: str = "headsculpt"
@@ -427,7 +423,7 @@ def _from_tree(tree: Mapping[str, Any]) -> SculptConfig:
     if "guidance.sampler" not in given:
         config.guidance.sampler = "ddim"
     if "cameras.busts_first" not in given:  # of 0.16.0
-        config.cameras.busts_first, config.guidance.below_brows = 0.0, False
+        config.cameras.busts_first = 0.0
     if "fine.relief" not in given:  # this and the grid are of 0.9.0
         config.fine.relief, config.refine.tet_resolution = 0.0, config.fine.tet_resolution
     return validated(config)

@@ -105,7 +105,6 @@ def test_a_file_from_before_a_setting_means_what_was_done_then():
     assert (then.coarse.replay, then.fine.replay, then.coarse.prior_inside_slope) == (0, 0, 50)
     assert now.refine.landmarks_guided and not then.refine.landmarks_guided
     assert now.cameras.busts_first > 0 and then.cameras.busts_first == 0
-    assert now.guidance.below_brows and not then.guidance.below_brows
 
 
 def test_an_edit_of_before_goes_on_as_it_began_and_a_head_of_before_is_edited_as_today():

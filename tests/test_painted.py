@@ -159,21 +159,3 @@ def test_what_no_picture_shows_is_the_ground_without_its_specks():
     torch.testing.assert_close(field(behind), Specks()(behind))
     field.paint(camera, seen, lit(seen, RED))
     torch.testing.assert_close(field(behind), torch.full((50, 3), 0.5), atol=1e-4, rtol=0)
-
-
-def test_where_a_picture_says_nothing_another_is_asked():
-    vertices, faces = ball()
-    field = PaintedColours(Plain())
-    camera, seen = view(vertices, faces)
-    field.paint(camera, seen, lit(seen, RED))
-    close, near = view(vertices, faces, half_height=0.45)
-    picture = lit(near, BLUE)
-    picture[:, : picture.shape[1] // 2] = torch.nan
-    field.paint(close, near, picture)
-    found = field(torch.tensor([[0.0, 0.2, 0.566], [0.0, -0.1, 0.592]]))
-    assert torch.isfinite(found).all()
-    torch.testing.assert_close(found[0], RED, atol=0.03, rtol=0)  # upper half: the one from further off
-    torch.testing.assert_close(found[1], BLUE, atol=0.05, rtol=0)
-    field = PaintedColours(Plain())
-    field.paint(camera, seen, torch.full_like(lit(seen, RED), torch.nan))
-    torch.testing.assert_close(field(torch.tensor([[0.0, 0.0, 0.6]])), torch.full((1, 3), GREY))

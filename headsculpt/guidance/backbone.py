@@ -42,12 +42,10 @@ class Control:
         image: ``(B, H, W, 3)`` float in [0, 1].
         rows: ``(B,)`` bool; rows that are False do not pass through the ControlNet at all.
         scale: conditioning scale.
-        faces: ``(B, 2)`` rows of the highest point of the brows and of the lowest of the face, 0 to 1 from the top of
-            the picture to its bottom; not a number where no face is drawn. None where nobody has measured.
     """
 
-    def __init__(self, image: Tensor, rows: Tensor, scale: float = 1.0, faces: Tensor | None = None) -> None:
-        self.image, self.rows, self.scale, self.faces = image, rows, scale, faces
+    def __init__(self, image: Tensor, rows: Tensor, scale: float = 1.0) -> None:
+        self.image, self.rows, self.scale = image, rows, scale
 
     def repeated(self, seen: Sequence[bool]) -> Control:
         """For the batch as often as there are entries; where one is False, nothing of it sees the control."""

@@ -101,7 +101,9 @@ class EditDistillation:
         """Noise predictions under several texts in one pass; all see the reference, and the landmarks as in
         :func:`.score_distillation.predictor`."""
         base, states = self.base, self.states(cameras)
-        controls = base._controls(cameras, progress)
+        controls: dict[str, Control] = {}
+        if base.landmarks is not None and progress < base.config.landmarks_until:
+            controls["landmarks"] = base.landmarks(cameras)
         if self.instructed:
             everywhere = torch.ones(len(cameras), dtype=torch.bool)
             controls["instruction"] = Control(shown, everywhere, self.control_scale)
@@ -234,7 +236,6 @@ class EditDistillation:
                 share = share.permute(0, 2, 3, 1)
                 # Outside the mask the source itself, to the pixel: no autoencoder comes between.
                 target = share * edited + (1 - share) * base._at_prior_size(beside)
-                target = base.with_room_for_hats(target, base._controls(cameras, progress).get("landmarks"))
             loss = loss + config.image_weight * image_loss(rgb, target)
         seconds = time.perf_counter() - started
         return loss, GuidanceRecord(float(timesteps.float().mean()) / len(abar), seconds, target)

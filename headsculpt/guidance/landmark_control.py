@@ -43,28 +43,19 @@ class LandmarkControl:
 
     def maps(self, cameras: Cameras) -> np.ndarray:
         """``(B, size, size, 3)`` uint8 maps; black where no face is seen."""
-        return self._drawn(cameras)[0]
-
-    def _drawn(self, cameras: Cameras) -> tuple[np.ndarray, np.ndarray]:
-        """Maps, and the rows ``(B, 2)`` of brows and chin as :class:`Control` has them."""
         from headsculpt.heads.landmarks import draw_landmarks, project_landmarks
 
         views = cameras.resized(self.size, self.size)
-        drawn, faces = [], []
+        drawn = []
         for points, visible in project_landmarks(
             self.vertices, self.faces, self.contours, views, rule=self.rule
         ):
             drawn.append(
                 draw_landmarks(points, self.size, self.size, visible=visible, drawing=self.drawing)
             )
-            rows = {name: places[visible[name], 1] / self.size for name, places in points.items()}
-            brows = np.concatenate([np.zeros(0), *(part for name, part in rows.items() if "brow" in name)])
-            all_rows = np.concatenate([np.zeros(0), *rows.values()])
-            faces.append((brows.min(), all_rows.max()) if len(brows) else (np.nan, np.nan))
-        return np.stack(drawn), np.array(faces, np.float32)
+        return np.stack(drawn)
 
     def __call__(self, cameras: Cameras) -> Control:
-        drawn, faces = self._drawn(cameras)
-        maps = torch.from_numpy(drawn).float() / 255
+        maps = torch.from_numpy(self.maps(cameras)).float() / 255
         rows: Tensor = maps.flatten(1).amax(1) > 0
-        return Control(maps, rows, self.scale, torch.from_numpy(faces))
+        return Control(maps, rows, self.scale)

@@ -23,7 +23,6 @@ from headsculpt.guidance.scores import Step, sds_gradient
 from headsculpt.prompts import view_prompt
 from headsculpt.rendering import Rendering
 from headsculpt.synthesis.completion import completed_prompt
-from headsculpt.synthesis.reading import read_prompt
 
 if TYPE_CHECKING:
     from headsculpt.guidance.particles import ParticleModel
@@ -75,36 +74,9 @@ def latent_loss(latents: Tensor, gradient: Tensor) -> Tensor:
 def image_loss(rgb: Tensor, target: Tensor) -> Tensor:
     """Mean distance of images ``(B, H, W, 3)`` in [0, 1]: absolute, and squared below 0.05.
 
-    The mean of disagreeing targets is grey; their median is not. Where the target is not a number, nothing is asked.
+    The mean of disagreeing targets is grey; their median is not.
     """
-    asked = ~target.isnan()
-    return F.smooth_l1_loss(torch.where(asked, rgb, 0), torch.where(asked, target, 0), beta=0.05)
-
-
-ROOM = 1.0  # above the brows, in heights of a face from brows to chin: with less, a hat is cut off
-MARGIN = 0.04  # above the brows that still belongs to a face, in heights of the picture
-
-
-def below_brows(target: Tensor, landmarks: Control) -> Tensor:
-    """Pictures without what lies above the brows, where they end before a hat would (ours).
-
-    A picture of a face from near cuts off what stands on the head. The model, which sees a strip of something dark
-    there, draws hair, and what pictures of the bust have made of a hat's brim goes again.
-
-    Args:
-        target: ``(B, H, W, 3)``.
-        landmarks: of the same views.
-
-    Returns:
-        the pictures, not a number where nothing is asked.
-    """
-    if landmarks.faces is None:
-        return target
-    brows, chin = landmarks.faces.to(target.device).unbind(1)
-    cut = brows < ROOM * (chin - brows)  # False where there is no face
-    row = (torch.arange(target.shape[1], device=target.device) + 0.5) / target.shape[1]
-    gone = cut[:, None] & (row < (brows - MARGIN)[:, None])
-    return torch.where(gone[:, :, None, None], torch.nan, target)
+    return F.smooth_l1_loss(rgb, target, beta=0.05)
 
 
 def asked_picture(rgb: Tensor, wanted: Tensor, present: Tensor, *, drawn_colours: bool = False) -> Tensor:
@@ -185,13 +157,6 @@ class ScoreDistillation:
     def told(self) -> str:
         """The prompt as the model is told it."""
         return completed_prompt(self.prompt, self.seed) if self.config.complete_prompt else self.prompt
-
-    def with_room_for_hats(self, target: Tensor, landmarks: Control | None) -> Tensor:
-        """:func:`below_brows` of the pictures where the head wears a hat or a crown, as its prompt is read."""
-        if landmarks is None or not (self.config.below_brows and self.config.complete_prompt):
-            return target
-        worn = read_prompt(self.told).values.get("headwear", "none")
-        return target if worn in ("none", "headphones") else below_brows(target, landmarks)
 
     def texts(self, cameras: Cameras) -> tuple[Tensor, Tensor]:
         """Text states of the positive and the negative prompts of these views, ``(B, T, D)`` each."""
@@ -311,7 +276,6 @@ class ScoreDistillation:
             with torch.no_grad():
                 wanted, present = backbone.decode(torch.cat([clean, latents])).chunk(2)
                 target = asked_picture(rgb, wanted, present, drawn_colours=config.drawn_colours)
-                target = self.with_room_for_hats(target, controls.get("landmarks"))
             loss = loss + config.image_weight * image_loss(rgb, target)
         own_loss = None
         if self.particles is not None:

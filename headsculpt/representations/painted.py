@@ -63,8 +63,7 @@ class PaintedColours(nn.Module):
         Args:
             camera: one view.
             seen: what that view shows of the surface.
-            picture: ``(1, h, w, 3)`` in [0, 1], of any size, under the light of :func:`headsculpt.rendering.shading`;
-                not a number where it says nothing.
+            picture: ``(1, h, w, 3)`` in [0, 1], of any size, under the light of :func:`headsculpt.rendering.shading`.
 
         Raises:
             ValueError: more than one view, or a picture of another form.
@@ -78,15 +77,13 @@ class PaintedColours(nn.Module):
         lit = lit[0].flatten(1).T[seen.index]
         depth = seen.depth.new_full((1, 1, height, width), FAR)
         depth.view(-1)[seen.index] = seen.depth[:, 0]
-        said = ~lit.isnan().any(-1)
         off = _off_outlines(depth, RIM * height / picture.shape[1]).view(-1)[seen.index]
         towards = F.normalize(camera.origins - seen.point, dim=-1)
         facing = (seen.normal * towards).sum(-1).clamp(0, 1)
         sharpness = facing / (torch.tan(0.5 * camera.fov_y_rad) * seen.depth[:, 0])
         within = _off_border(height, width).to(depth).flatten()[seen.index]
-        albedo = _filled((lit / shading(seen.normal)).clamp(0, 1), seen.point, said & (off > 0))
-        albedo = albedo.nan_to_num(0.0)
-        weight = ((sharpness * off.clamp_min(FILLED) * within * said) ** POWER)[:, None]
+        albedo = _filled((lit / shading(seen.normal)).clamp(0, 1), seen.point, off > 0)
+        weight = ((sharpness * off.clamp_min(FILLED) * within) ** POWER)[:, None]
         weighted = albedo.new_zeros(height * width, 4)
         weighted[seen.index] = torch.cat([albedo * weight, weight], -1)
         self._pictures.append(_Picture(camera, depth, weighted.T.reshape(1, 4, height, width)))
