@@ -156,7 +156,7 @@ def test_the_shape_may_have_a_room_of_its_own():
         ("make his hair green", (), True, True),
         ("turn him into a marble bust", (), False, True),
         ("turn him into a zombie", (), None, None),
-        ("make it baroque", (), None, None),
+        ("make it baroque", ("guidance.complete_prompt=false",), None, None),
         ("make his hair green", ("edit.place=false",), None, None),
         ("make his hair green", ("edit.told=a man with green hair and a hat",), None, None),
     ],
@@ -169,3 +169,10 @@ def test_what_is_kept_follows_the_instruction(instruction, overrides, room, stay
     kept = kept_source(config, avatar, head.template, dict(head.landmarks), CPU)
     found = (None, None) if kept is None else (kept.room is not None, kept.shape_stays)
     assert found == (room, stays)
+
+
+def test_an_instruction_without_a_word_that_the_prior_knows_is_refused():
+    made = load_config("draft", ["prior.controls=[]"], prompt="a man with short hair")
+    avatar = Avatar(ball(0.5).mesh(), AvatarInfo(prompt="a man with short hair"), SourceField(made, {}))
+    with pytest.raises(ValueError, match='"make it baroque" changes nothing in "a pale man with short black hair'):
+        edit_config(avatar, "make it baroque")
