@@ -13,6 +13,7 @@ from stand_ins import finished_egg, textured_egg
 
 from headsculpt import cli, sculpting
 from headsculpt.avatar import Avatar, AvatarInfo
+from headsculpt.config import load_config
 from headsculpt.run_folder import RunFolder
 from headsculpt.sculpting import Progress
 
@@ -297,3 +298,12 @@ def test_interrupts_outside_the_loop_are_immediate_and_inside_are_kept():
     with_thread = threading.Thread(target=cli.Interrupts().__enter__)  # no signals there, and no error either
     with_thread.start()
     with_thread.join()
+
+
+def test_what_the_prior_has_no_words_for_is_named_before_the_run(capsys):
+    cli.announce(load_config("draft", prompt="a man with blue eyes and a beard"))
+    said = capsys.readouterr().out
+    assert 'told as    "a pale man with short black hair and a black beard, wearing a red t-shirt"' in said
+    assert "left out   blue, eyes: the words that this prior knows have nothing near" in said
+    cli.announce(load_config("draft", prompt="a man with a beard"))
+    assert "left out" not in capsys.readouterr().out
