@@ -74,6 +74,14 @@ class Cameras:
         return self.camera_to_world[:, :3, 3]
 
     @property
+    def half_height(self) -> Tensor:
+        """``(B,)`` scene units that the frame shows above and below its middle, where the head's axis is nearest."""
+        forward, origins = -self.camera_to_world[:, (0, 2), 2], self.origins[:, (0, 2)]
+        # A camera that looks straight down never comes nearer to the axis.
+        along = -(origins * forward).sum(1) / forward.square().sum(1).clamp_min(1e-6)
+        return along * torch.tan(0.5 * self.fov_y_rad)
+
+    @property
     def world_to_clip(self) -> Tensor:
         """``(B, 4, 4)`` OpenGL view-projection: clip = matrix @ (x, y, z, 1); w is the depth in units."""
         world_to_camera = torch.linalg.inv(self.camera_to_world)

@@ -70,6 +70,12 @@ def test_framed_shows_the_half_height_it_was_asked_for():
     assert torch.allclose(camera.pixels(top)[:, 0, 1], torch.zeros(2), atol=1e-2)
 
 
+def test_a_camera_says_how_much_it_frames():
+    half = torch.tensor([0.36, 0.6, 1.05, 0.8])
+    cameras = framed([0.0, 70.0, -140.0, 180.0], [0.0, 35.0, -15.0, 60.0], half, fov_y_deg=24.0)
+    assert torch.allclose(cameras.half_height, half, atol=1e-5)
+
+
 def test_sampled_cameras_cover_the_circle_and_follow_the_generator():
     first = sample_head_cameras(4, torch.Generator().manual_seed(5))
     again = sample_head_cameras(4, torch.Generator().manual_seed(5))

@@ -33,6 +33,17 @@ def test_statues_have_no_colours() -> None:
     assert not {"skin", "hair_colour", "clothing_colour"} & values.keys()
 
 
+def test_near_a_hat_only_hair_that_was_asked_for_is_spoken_of() -> None:
+    hat = "a gentleman in a black top hat with a moustache"
+    far, near = (read_prompt(completed_prompt(hat, near=close)).values for close in (False, True))
+    assert far["hair_style"] == "short"
+    assert near == {family: value for family, value in far.items() if family != "hair_style"}
+    shaven = read_prompt(completed_prompt("a cowboy in a cowboy hat", near=True)).values
+    assert not {"hair_style", "hair_colour"} & shaven.keys()
+    for other in ("a man with long hair and a beanie", "a king with a crown", "a smiling woman"):
+        assert completed_prompt(other, near=True) == completed_prompt(other)
+
+
 def test_bald_heads_get_no_hair_and_the_seed_decides() -> None:
     assert "hair_colour" not in read_prompt(completed_prompt("a bald man")).values
     assert completed_prompt("a woman", 3) == completed_prompt("a woman", 3)

@@ -146,6 +146,14 @@ def test_guidance_gives_a_gradient_to_the_picture(backbone: LatentDiffusion, wei
     assert 0 < record.timestep < 1 and record.seconds > 0
 
 
+def test_from_near_hair_under_a_hat_is_left_out(backbone: LatentDiffusion, monkeypatch: pytest.MonkeyPatch):
+    said: list[str] = []
+    monkeypatch.setattr(backbone, "embed", lambda texts: said.extend(texts) or torch.zeros(len(texts), 4, 8))
+    guidance = ScoreDistillation(backbone, "an elf in a beanie", GuidanceConfig(), CoarseConfig())
+    guidance.texts(framed([0.0, 0.0], 0.0, [0.42, 1.05], height=32, width=32))
+    assert ["hair" in text for text in said if text] == [False, True]
+
+
 def test_the_common_part_of_the_noise_is_the_same_in_all_views_and_steps(backbone: LatentDiffusion):
     latents = torch.zeros(4, 3, 2, 2)
     g = torch.Generator().manual_seed(0)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headsculpt.cameras import Cameras
+from headsculpt.cameras import CLOSE_UP_HALF_HEIGHT, Cameras
 from headsculpt.config import CoarseConfig, FineConfig, GuidanceConfig, RefineConfig
 from headsculpt.guidance import scores
 from headsculpt.guidance.backbone import Backbone, Control, LatentDiffusion
@@ -155,15 +155,19 @@ class ScoreDistillation:
 
     @property
     def told(self) -> str:
-        """The prompt as the model is told it."""
-        return completed_prompt(self.prompt, self.seed) if self.config.complete_prompt else self.prompt
+        """The prompt as the model is told it; of the face from near perhaps less
+        (:func:`headsculpt.synthesis.completion.completed_prompt`)."""
+        return self._told()
+
+    def _told(self, near: bool = False) -> str:
+        return completed_prompt(self.prompt, self.seed, near=near) if self.config.complete_prompt else self.prompt
 
     def texts(self, cameras: Cameras) -> tuple[Tensor, Tensor]:
         """Text states of the positive and the negative prompts of these views, ``(B, T, D)`` each."""
         style: Any = self.config.prompt_style  # config.validated() checked it
         pairs = [
-            view_prompt(self.told, float(a), style=style, back_token=self.back_token)
-            for a in cameras.azimuth_deg
+            view_prompt(self._told(half < CLOSE_UP_HALF_HEIGHT), a, style=style, back_token=self.back_token)
+            for a, half in zip(cameras.azimuth_deg.tolist(), cameras.half_height.tolist(), strict=True)
         ]
         negatives = [", ".join(t for t in (n, self.negative_prompt) if t) for _, n in pairs]
         return self.backbone.embed([p for p, _ in pairs]), self.backbone.embed(negatives)

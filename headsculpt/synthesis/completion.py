@@ -8,12 +8,14 @@ with the rest (ours).
 
 from __future__ import annotations
 
+from functools import lru_cache
 from zlib import crc32
 
 import numpy as np
 
 from headsculpt.synthesis.reading import Reading, read_prompt, sentence
 from headsculpt.synthesis.synonyms import nearest_words
+from headsculpt.synthesis.visibility import COVERING_HATS
 from headsculpt.synthesis.wording import VAGUE_ROLES
 
 SKIN = {"elf": ("pale",), "orc": ("green",), "zombie": ("grey",), "alien": ("grey",)}
@@ -24,13 +26,16 @@ HUMAN_HAIR = ("black", "brown")
 SHIRT = ("blue", "green", "red", "grey")
 
 
-def completed_prompt(prompt: str, seed: int = 0) -> str:
+@lru_cache(maxsize=64)  # asked for every view of every step
+def completed_prompt(prompt: str, seed: int = 0, *, near: bool = False) -> str:
     """The prompt with plain answers to what it leaves open; unchanged where no word of it was understood.
 
     Args:
         prompt: in the user's words, said again in nearer ones where they are not all understood
             (:func:`in_near_words`).
         seed: decides between answers that are equally plain.
+        near: for a picture of the face from near. It cuts a hat off, and where hair is spoken of, hair is drawn in
+            its place; so hair that a hat covers, and that nobody asked for, is left out.
 
     Example:
         >>> completed_prompt("an old man with a white beard and round glasses")
@@ -44,6 +49,10 @@ def completed_prompt(prompt: str, seed: int = 0) -> str:
     # edit which adds a hat leaves the shirt alone.
     who = found.noun or str(found.values.get("subject", ""))
     added = _plain_answers(found, np.random.default_rng([seed, crc32(who.encode())]))
+    if near and {**added, **found.values}.get("headwear") in COVERING_HATS and "hair_style" not in found.values:
+        del added["hair_style"]
+        if found.values.get("facial_hair", "none") == "none":  # a beard keeps its colour
+            added.pop("hair_colour", None)
     return sentence(Reading({**added, **found.values}, found.noun, found.sex, found.implied, found.extra))
 
 
