@@ -44,6 +44,20 @@ def test_near_a_hat_only_hair_that_was_asked_for_is_spoken_of() -> None:
         assert completed_prompt(other, near=True) == completed_prompt(other)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "colour"),
+    [
+        ("a wizard with a white beard and a top hat", "black"),  # not white as his hair
+        ("a green-skinned boy with blue hair in a red hoodie and a beanie", "yellow"),  # what is left
+        ("a boy in a blue cap", "blue"),
+        ("a marble bust of a man in a top hat", None),
+        ("a woman, bareheaded", None),
+    ],
+)
+def test_a_hat_without_a_colour_gets_one(prompt: str, colour: str | None) -> None:
+    assert read_prompt(completed_prompt(prompt)).values.get("headwear_colour") == colour
+
+
 def test_bald_heads_get_no_hair_and_the_seed_decides() -> None:
     assert "hair_colour" not in read_prompt(completed_prompt("a bald man")).values
     assert completed_prompt("a woman", 3) == completed_prompt("a woman", 3)

@@ -24,6 +24,8 @@ HAIR_STYLE = {"woman": "long", "girl": "long", "old woman": "bun", "elf": "long"
 HAIR_COLOUR = {"old man": ("grey",), "old woman": ("grey",), "elf": ("blonde",), "orc": ("black",)}
 HUMAN_HAIR = ("black", "brown")
 SHIRT = ("blue", "green", "red", "grey")
+HAT = {"top hat": ("black",), "cowboy hat": ("brown",), "headphones": ("black",)}
+CAP = ("red", "blue", "green", "yellow")  # of caps and beanies; one more than skin, hair and shirt can take
 
 
 @lru_cache(maxsize=64)  # asked for every view of every step
@@ -101,6 +103,11 @@ def _plain_answers(found: Reading, rng: np.random.Generator) -> dict[str, object
     answers["clothing"] = "t-shirt"
     if found.implied and found.noun not in VAGUE_ROLES:  # a king has a crown, whether or not it is said
         answers[found.implied[0]] = found.implied[1]
+    hat = {**answers, **said}.get("headwear", "none")
+    if hat not in ("none", "crown"):  # every crown is said to be golden
+        taken = (said.get("clothing_colour", shirt), said.get("skin", skin), said.get("hair_colour", hair))
+        colours = HAT.get(str(hat)) or [c for c in CAP if c not in taken]
+        answers["headwear_colour"] = colours[int(rng.integers(len(colours)))]
     suit = said.get("clothing", answers["clothing"]) == "suit and tie"
     answers["clothing_colour"] = "black" if suit else shirt
     if said.get("hair_style", style) == "bald" and said.get("facial_hair", "none") == "none":
