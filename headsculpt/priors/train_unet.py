@@ -126,7 +126,7 @@ def cached_latents(
     latents = np.lib.format.open_memmap(path, "r+" if done else "w+", np.float16, shape)
     if not done:
         note.unlink(missing_ok=True)
-    at_once = 512 if torch.device(device).type == "cuda" else 8  # on a CPU twice as fast as 64, which leave its cache
+    at_once = 512 if torch.device(device).type == "cuda" else 8  # more at once leave a CPU's cache
     with torch.no_grad(), mixed(device):
         for start in range(done, len(portraits), at_once):
             part = np.arange(start, min(start + at_once, len(portraits)))

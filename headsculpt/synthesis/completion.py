@@ -51,7 +51,8 @@ def completed_prompt(prompt: str, seed: int = 0, *, near: bool = False) -> str:
     # edit which adds a hat leaves the shirt alone.
     who = found.noun or str(found.values.get("subject", ""))
     added = _plain_answers(found, np.random.default_rng([seed, crc32(who.encode())]))
-    if near and {**added, **found.values}.get("headwear") in COVERING_HATS and "hair_style" not in found.values:
+    covered = {**added, **found.values}.get("headwear") in COVERING_HATS
+    if near and covered and added.get("hair_style", "bald") != "bald":
         del added["hair_style"]
         if found.values.get("facial_hair", "none") == "none":  # a beard keeps its colour
             added.pop("hair_colour", None)
