@@ -6,8 +6,8 @@ import io
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from headsculpt.run_folder import write_atomically
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from headsculpt.export.rig import Rig
     from headsculpt.guidance.score_distillation import Guidance
     from headsculpt.sculpting import Progress
 
@@ -39,6 +40,8 @@ class AvatarInfo:
         lineage: earlier avatars that this one was made from, oldest first; their prompts or instructions.
         instruction, strength: of the edit that made it; empty and 0 for a head made from its prompt alone. The
             prompt of an edited head describes it after the edit.
+        identity, expression: weights of the built-in head that it was sculpted from, by which it is rigged; None where
+            that is not known.
     """
 
     prompt: str = ""
@@ -50,6 +53,8 @@ class AvatarInfo:
     lineage: list[str] = field(default_factory=list)
     instruction: str = ""
     strength: float = 0.0
+    identity: dict[str, float] | None = None
+    expression: dict[str, float] | None = None
 
 
 @dataclass
@@ -67,6 +72,8 @@ class Avatar:
     # What edits go on from; None for a mesh that was not sculpted.
     source_field: SourceField | None = field(default=None, repr=False, compare=False)
     loaded_from: Path | None = field(default=None, repr=False, compare=False)
+    # The mesh that was rigged, and what came of it: it takes seconds.
+    _rigged: tuple[Mesh, tuple[Mesh, Rig]] | None = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
     def from_prompt(
@@ -201,11 +208,64 @@ class Avatar:
         pictures = turntable_frames(self.mesh, frames, resolution)
         return write_movie(path, pictures, frames_per_second=frames_per_second)
 
-    def export(self, path: str | Path) -> Path:
+    @property
+    def can_move(self) -> bool:
+        """Whether the head can be rigged: heads of 0.17.0 and before do not know what they were sculpted from."""
+        return self.info.identity is not None
+
+    def rigged(self) -> tuple[Mesh, Rig]:
+        """The head's mesh, finer where the face bends and with a mouth that opens, and how it moves.
+
+        Returns:
+            the mesh, and its rig: joints root, neck and jaw, and the 52 expressions of ARKit.
+
+        Raises:
+            ValueError: it is not known which head this was sculpted from.
+        """
+        from headsculpt.export.rig import rigged
+
+        if self.info.identity is None:
+            where = f"the avatar in {self.loaded_from}" if self.loaded_from is not None else "this avatar"
+            raise ValueError(
+                f"{where} does not know which head it was sculpted from (it was not sculpted, or by headsculpt 0.17.0 "
+                "or older), so it cannot move; sculpt it again, or edit it"
+            )
+        if self._rigged is None or self._rigged[0] is not self.mesh:
+            self._rigged = (self.mesh, rigged(self.mesh, self.info.identity, self.info.expression or {}))
+        return self._rigged[1]
+
+    def posed(
+        self,
+        expression: Mapping[str, float] | None = None,
+        turned_deg: Mapping[str, Iterable[float]] | None = None,
+    ) -> Avatar:
+        """The head with an expression and turned joints, to look at and to export; this one stays as it is.
+
+        Args:
+            expression: ARKit name -> weight in [0, 1], such as ``{"jawOpen": 0.6, "eyeBlinkLeft": 1}``.
+            turned_deg: joint (``neck``, ``jaw`` or ``root``) -> turn ``(3,)`` in degrees, axis times angle: x nods
+                down, y turns to the head's left, z leans to its right.
+
+        Raises:
+            ValueError: a name that the rig does not have (the nearest ones are suggested), a number that is not
+                finite, or a head that cannot move.
+        """
+        from headsculpt.export.rig import posed
+
+        mesh, rig = self.rigged()
+        turns = {name: np.deg2rad(list(turn)).tolist() for name, turn in (turned_deg or {}).items()}
+        still = replace(self.info, identity=None, expression=None)
+        return Avatar(posed(mesh, rig, expression, turns), still)
+
+    def export(self, path: str | Path, *, rig: bool = True) -> Path:
         """Writes the head for other programs, in metres, +Y up, facing +Z.
 
-        The suffix chooses: ``.glb`` (textured), ``.obj`` (with .mtl and .png beside it), ``.ply`` (vertex
-        colours).
+        The suffix chooses: ``.glb`` (textured, and rigged where :attr:`can_move`), ``.obj`` (with .mtl and .png beside
+        it), ``.ply`` (vertex colours).
+
+        Args:
+            path: of the file.
+            rig: whether a GLB gets joints and expressions (:meth:`rigged`).
 
         Raises:
             ValueError: another suffix, or a head without the texture that the format needs.
@@ -218,7 +278,8 @@ class Avatar:
         if suffix not in EXPORT_SUFFIXES:
             raise ValueError(f"an avatar can be exported as {', '.join(EXPORT_SUFFIXES)}; got {str(path)!r}")
         if suffix == ".glb":
-            files = {path.name: glb_bytes(self.mesh)}
+            mesh, skeleton = self.rigged() if rig and self.can_move else (self.mesh, None)
+            files = {path.name: glb_bytes(mesh, rig=skeleton)}
         elif suffix == ".ply":
             files = {path.name: ply_bytes(self.mesh)}
         else:

@@ -142,6 +142,12 @@ def render(
     half_height: Annotated[float, typer.Option(help="1.0 shows the bust, 0.5 the face.")] = 1.0,
     transparent: Annotated[bool, typer.Option("--transparent", help="Leave out the background.")] = False,
     albedo: Annotated[bool, typer.Option("--albedo", help="Without light.")] = False,
+    expression: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=WEIGHT", help="ARKit expression, 0 to 1: jawOpen=0.5.")
+    ] = None,
+    turn: Annotated[
+        list[str] | None, typer.Option(metavar="JOINT=X,Y,Z", help="Degrees: neck=0,20,0 looks to the left.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Picture; render.png in the run by default.")] = None,
 ) -> None:
     """Draw one picture of a finished head."""
@@ -158,7 +164,13 @@ def render(
             raise ValueError(f"--half-height is {half_height:g}; expected 0.05 to 10 scene units")
         if not 1 <= resolution <= 4096:
             raise ValueError(f"--resolution is {resolution}; expected 1 to 4096 pixels")
-    image = load_avatar(run).render(
+        weights = {name: values[0] for name, values in named_numbers("--expression", expression, 1).items()}
+        turns = named_numbers("--turn", turn, 3)
+    avatar = load_avatar(run)
+    if weights or turns:
+        with usage():
+            avatar = avatar.posed(weights, turns)
+    image = avatar.render(
         azimuth,
         elevation,
         resolution,
@@ -198,6 +210,7 @@ def turntable(
 def export(
     run: RunArgument,
     paths: Annotated[list[Path], typer.Argument(help="Files to write: .glb, .obj or .ply.")],
+    rig: Annotated[bool, typer.Option(help="Joints and expressions in a .glb.")] = True,
 ) -> None:
     """Write a finished head for other programs, in metres."""
     from headsculpt.avatar import EXPORT_SUFFIXES
@@ -208,7 +221,9 @@ def export(
                 raise ValueError(f"a head can be exported as {', '.join(EXPORT_SUFFIXES)}; got {str(path)!r}")
     avatar = load_avatar(run)
     for path in paths:
-        print(avatar.export(path))
+        print(avatar.export(path, rig=rig))
+        if rig and path.suffix.lower() == ".glb" and not avatar.can_move:
+            print(f"{path} has no rig: it is not known which head this one was sculpted from", file=sys.stderr)
 
 
 @app.command()
@@ -538,6 +553,21 @@ def check_means(config: SculptConfig) -> None:
         from headsculpt.heads.flame import load_model
 
         load_model(config.guidance.head)
+
+
+def named_numbers(option: str, given: list[str] | None, count: int) -> dict[str, list[float]]:
+    """``NAME=NUMBER,...`` to name -> numbers; ValueError says which one cannot be read."""
+    found: dict[str, list[float]] = {}
+    for text in given or []:
+        name, equals, numbers = text.partition("=")
+        try:
+            found[name.strip()] = [float(number) for number in numbers.split(",")]
+        except ValueError:
+            equals = ""
+        if not equals or len(found[name.strip()]) != count:
+            wanted = "a number" if count == 1 else f"{count} numbers with commas between them"
+            raise ValueError(f"{option} is {text!r}; expected a name, '=' and {wanted}")
+    return found
 
 
 def load_avatar(folder: Path) -> Avatar:

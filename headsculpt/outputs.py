@@ -70,6 +70,8 @@ def finished_avatar(head: FinishedHead, config: SculptConfig) -> Avatar:
         preset=config.preset,
         prior=config.prior.name,
         versions={"headsculpt": __version__, "torch": torch.__version__},
+        identity=head.identity,
+        expression=head.expression,
     )
     return Avatar(mesh, info, None if head.coarse is None else SourceField(config, head.coarse))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,12 +69,16 @@ class FinishedHead:
         colour_field: ``(N, 3)`` scene points -> ``(N, 3)`` albedo in [0, 1].
         dmtet: the last representation, for renders of the field itself.
         coarse: state of the NeRF that the mesh was made from; an edit goes on from it.
+        identity, expression: weights of the built-in head that it started from, which it moves as
+            (:mod:`headsculpt.export.rig`).
     """
 
     mesh: Mesh
     colour_field: nn.Module
     dmtet: DMTet
     coarse: dict[str, Tensor] | None = None
+    identity: dict[str, float] = field(default_factory=dict)
+    expression: dict[str, float] = field(default_factory=dict)
 
 
 def sculpt(
@@ -157,7 +161,10 @@ def sculpt(
         mesh = kept.recoloured(fine.dmtet.colour_field)
     else:
         mesh = fine.dmtet.mesh()
-    return FinishedHead(mesh.checked("the sculpted mesh"), fine.dmtet.colour_field, fine.dmtet, keep)
+    identity, expression = described_head(shown, prior)
+    return FinishedHead(
+        mesh.checked("the sculpted mesh"), fine.dmtet.colour_field, fine.dmtet, keep, identity, expression
+    )
 
 
 def run_stage(
@@ -359,12 +366,17 @@ def starting_head(
     head = builtin_head()
     annotator = config.guidance.landmark_drawing == "annotator"
     contours = annotator_contours(head) if annotator else dict(head.landmarks)
-    identity: dict[str, float] = {}
-    expression: dict[str, float] = {}
-    if prior is not None and config.guidance.text_to_head and prior.text_to_head is not None:
-        prompt = in_near_words(config.prompt) if config.guidance.complete_prompt else config.prompt
-        identity, expression = prior.text_to_head(prior, prompt)
-    return head.vertices(identity, expression), head.faces, contours
+    return head.vertices(*described_head(config, prior)), head.faces, contours
+
+
+def described_head(config: SculptConfig, prior: Prior | None) -> tuple[dict[str, float], dict[str, float]]:
+    """Identity and expression weights of the built-in head that the prompt describes; none with a head of FLAME's."""
+    if prior is None or prior.text_to_head is None or not config.guidance.text_to_head:
+        return {}, {}
+    if config.guidance.head != "builtin":
+        return {}, {}
+    prompt = in_near_words(config.prompt) if config.guidance.complete_prompt else config.prompt
+    return prior.text_to_head(prior, prompt)
 
 
 def diffusion_guides(

@@ -20,12 +20,14 @@ class SplitMesh:
         normals: ``(M, 3)`` float32, smooth across the atlas' seams.
         uv: ``(M, 2)`` float32, v up.
         faces: ``(F, 3)`` int64.
+        source: ``(M,)`` int64, the vertex of the mesh that each is.
     """
 
     vertices: NDArray
     normals: NDArray
     uv: NDArray
     faces: NDArray
+    source: NDArray
 
 
 def split_at_seams(mesh: Mesh) -> SplitMesh:
@@ -44,6 +46,7 @@ def split_at_seams(mesh: Mesh) -> SplitMesh:
         normals[source],
         unique[:, 1:].astype(np.float32),
         inverse.reshape(-1, 3).astype(np.int64),
+        source,
     )
 
 

@@ -1,4 +1,4 @@
-"""Binary glTF 2.0: one mesh, one material with the albedo as base colour."""
+"""Binary glTF 2.0: one mesh, one material with the albedo as base colour, and the rig where there is one."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ import numpy as np
 import torch
 
 from headsculpt.cameras import METRES_PER_UNIT
-from headsculpt.export.files import split_at_seams
+from headsculpt.export.files import SplitMesh, split_at_seams
+from headsculpt.export.rig import Rig
 from headsculpt.meshes import Mesh
 
+STILL = 1e-5  # metres: what an expression moves by no more is left out of it
+_UBYTE, _UINT, _FLOAT = 5121, 5125, 5126  # glTF's component types
 
-def glb_bytes(mesh: Mesh, name: str = "head") -> bytes:
+
+def glb_bytes(mesh: Mesh, name: str = "head", rig: Rig | None = None) -> bytes:
     """A textured mesh as GLB, in metres, +Y up, facing +Z as glTF asks.
 
     Args:
         mesh: scene units, with ``uv`` and ``texture``.
         name: of the mesh in the scene.
+        rig: of the mesh's vertices; its joints become a skin, its expressions morph targets under their ARKit names.
 
     Raises:
         ValueError: the mesh has no UVs or no texture.
@@ -46,7 +51,102 @@ def glb_bytes(mesh: Mesh, name: str = "head") -> bytes:
     )
     scene = trimesh.Scene()
     scene.add_geometry(geometry, node_name=name, geom_name=name)
-    return bytes(scene.export(file_type="glb", include_normals=True))
+
+    def add_rig(buffers: Any, tree: dict[str, Any]) -> None:
+        if rig is not None:
+            _Rigging(buffers, tree, split).add(rig)
+
+    return bytes(scene.export(file_type="glb", include_normals=True, buffer_postprocessor=add_rig))
+
+
+class _Rigging:
+    """Adds a rig to what trimesh is about to write.
+
+    Args:
+        buffers: name -> bytes, whose order numbers glTF's buffer views.
+        tree: glTF's JSON, whose accessors are numbered by order, too.
+        split: the mesh as it is written.
+    """
+
+    def __init__(self, buffers: Any, tree: dict[str, Any], split: SplitMesh) -> None:
+        self._buffers, self._tree, self._split = buffers, tree, split
+
+    def add(self, rig: Rig) -> None:
+        (mesh,) = self._tree["meshes"]
+        (primitive,) = mesh["primitives"]
+        weights = rig.weights[self._split.source]
+        joints = np.tile(np.arange(4, dtype=np.uint8), (len(weights), 1))
+        padded = np.zeros((len(weights), 4), np.float32)
+        if weights.shape[1] > 4:
+            raise ValueError(f"glTF takes 4 joints a vertex; the rig has {weights.shape[1]}")
+        padded[:, : weights.shape[1]] = weights
+        joints[padded == 0] = 0  # as glTF asks of joints without weight
+        primitive["attributes"]["JOINTS_0"] = self._accessor("joints", joints, _UBYTE, "VEC4")
+        primitive["attributes"]["WEIGHTS_0"] = self._accessor("weights", padded, _FLOAT, "VEC4")
+        primitive["targets"] = self._targets(rig)
+        mesh["weights"] = [0.0] * len(rig.expressions)
+        mesh["extras"] = {**mesh.get("extras", {}), "targetNames": list(rig.expressions)}
+        self._skeleton(rig)
+
+    def _view(self, name: str, values: np.ndarray) -> int:
+        content = values.tobytes()
+        self._buffers[name] = content + b"\0" * (-len(content) % 4)
+        return list(self._buffers).index(name)
+
+    def _accessor(self, name: str, values: np.ndarray, component: int, kind: str) -> int:
+        view = self._view(name, values)
+        return self._listed(
+            name, {"bufferView": view, "componentType": component, "count": len(values), "type": kind, "byteOffset": 0}
+        )
+
+    def _listed(self, name: str, accessor: dict[str, Any]) -> int:
+        self._tree["accessors"][name] = accessor
+        return list(self._tree["accessors"]).index(name)
+
+    def _targets(self, rig: Rig) -> list[dict[str, int]]:
+        """Sparse: an expression moves a few of the vertices."""
+        moved: list[tuple[str, np.ndarray, np.ndarray]] = []
+        for name, shape in rig.expressions.items():
+            displacement = (shape[self._split.source] * METRES_PER_UNIT).astype(np.float32)
+            rows = np.flatnonzero(np.abs(displacement).max(1) > STILL)
+            moved.append((name, rows.astype(np.uint32), displacement[rows]))
+        indices = self._view("moved", np.concatenate([rows for _, rows, _ in moved]))
+        values = self._view("displacements", np.concatenate([values for _, _, values in moved]))
+        targets, before = [], 0
+        for name, rows, displacement in moved:
+            # What is not listed stays where it is, so 0 is among the values unless all are listed.
+            rest = displacement if len(rows) == len(self._split.vertices) else np.append(displacement, [[0, 0, 0]], 0)
+            accessor: dict[str, Any] = {
+                "componentType": _FLOAT, "count": len(self._split.vertices), "type": "VEC3",
+                "min": rest.min(0).tolist(), "max": rest.max(0).tolist(),
+            }  # fmt: skip
+            if len(rows):
+                accessor["sparse"] = {
+                    "count": len(rows),
+                    "indices": {"bufferView": indices, "byteOffset": 4 * before, "componentType": _UINT},
+                    "values": {"bufferView": values, "byteOffset": 12 * before},
+                }
+            targets.append({"POSITION": self._listed(f"target {name}", accessor)})
+            before += len(rows)
+        return targets
+
+    def _skeleton(self, rig: Rig) -> None:
+        nodes, joints = self._tree["nodes"], rig.joints * METRES_PER_UNIT
+        first = len(nodes)
+        for i, (name, parent) in enumerate(zip(rig.names, rig.parents, strict=True)):
+            offset = joints[i] - (joints[parent] if parent >= 0 else 0)
+            nodes.append({"name": name, "translation": offset.tolist()})
+            if parent >= 0:
+                nodes[first + parent].setdefault("children", []).append(first + i)
+        (drawn,) = (node for node in nodes if "mesh" in node)
+        drawn["skin"] = 0
+        self._tree["scenes"][0]["nodes"].append(first)
+        # Column by column: the translation lies in the last four numbers.
+        inverse = np.tile(np.eye(4, dtype=np.float32), (len(joints), 1, 1))
+        inverse[:, 3, :3] = -joints
+        matrices = self._accessor("rest", inverse, _FLOAT, "MAT4")
+        skin = {"joints": list(range(first, first + len(joints))), "skeleton": first, "inverseBindMatrices": matrices}
+        self._tree["skins"] = [skin]
 
 
 def read_glb(path: str | Path) -> Mesh:

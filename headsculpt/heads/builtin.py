@@ -87,14 +87,9 @@ class Head:
             ("identity", identity, self.identity_shapes),
             ("expression", expression, self.expression_shapes),
         ):
-            for name, weight in weights.items():
-                shape = shapes.get(name)
-                if shape is None:
-                    raise ValueError(_unknown(kind, name, shapes))
-                if not np.isfinite(weight):
-                    raise ValueError(f"{kind} {name!r} has weight {weight}; expected a finite number")
+            for name, weight in checked_weights(kind, weights, shapes).items():
                 if weight:
-                    out += np.float32(weight) * shape
+                    out += np.float32(weight) * shapes[name]
         return self._posed(out, pose) if pose else out
 
     def anchors(self, vertices: np.ndarray) -> dict[str, Any]:
@@ -158,6 +153,17 @@ def rotation_matrix(vector: np.ndarray) -> np.ndarray:
     x, y, z = vector / angle
     k = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     return np.eye(3) + np.sin(angle) * k + (1 - np.cos(angle)) * (k @ k)
+
+
+def checked_weights(kind: str, weights: Mapping[str, float], known: Iterable[str]) -> Mapping[str, float]:
+    """The weights themselves; ValueError for an unknown name (the nearest ones are suggested) or one not finite."""
+    names = set(known)
+    for name, weight in weights.items():
+        if name not in names:
+            raise ValueError(_unknown(kind, name, names))
+        if not np.isfinite(weight):
+            raise ValueError(f"{kind} {name!r} has weight {weight}; expected a finite number")
+    return weights
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:

@@ -1,0 +1,399 @@
+"""The rig: expressions and joints on a sculpture, a mouth that opens, and both in a GLB."""
+
+import functools
+import json
+import struct
+
+import numpy as np
+import pytest
+import torch
+from stand_ins import EggColours, egg, textured_egg
+
+from headsculpt import cli
+from headsculpt.avatar import Avatar, AvatarInfo
+from headsculpt.cameras import METRES_PER_UNIT, framed
+from headsculpt.export.bake import bake
+from headsculpt.export.gltf import glb_bytes, read_glb
+from headsculpt.export.mouth import opened
+from headsculpt.export.rig import JOINTS, HeadMotion, Rig, evened_out, posed, rigged, with_split_edges
+from headsculpt.export.unwrap import shape_of_surface
+from headsculpt.export.view import render_mesh
+from headsculpt.heads.builtin import builtin_head
+from headsculpt.heads.expressions import EXPRESSION_NAMES
+from headsculpt.heads.template import build_template
+from headsculpt.meshes import Mesh, face_normals, unique_edges
+
+IDENTITY = {"nose_size": 0.6, "head_width": -0.3}
+
+
+@functools.lru_cache
+def bust() -> Mesh:
+    """A closed surface like a sculpture's: the template's skin, eyes and lips shut, welded, with its own atlas."""
+    head, template = builtin_head(), build_template()
+    shaped = template.surface + head.vertices(IDENTITY) - head.template
+    skin = np.zeros(len(shaped), bool)
+    for indices in (template.grid, template.parts["crown"], template.parts["cut"]):
+        skin[indices] = True
+    faces = template.faces[skin[template.faces].all(1)]
+    points, place = np.unique(shaped.astype(np.float32), axis=0, return_inverse=True)
+    welded = place.reshape(-1)[faces].astype(np.int64)
+    whole = (welded != np.roll(welded, 1, 1)).all(1)
+    mesh = Mesh(
+        torch.from_numpy(points),
+        torch.from_numpy(welded[whole]),
+        uv=torch.from_numpy(template.uv[faces[whole]]).float(),
+    )
+    return bake(mesh, EggColours(), 256)
+
+
+@functools.lru_cache
+def moving_bust() -> tuple[Mesh, Rig]:
+    return rigged(bust(), IDENTITY, {})
+
+
+def _volume(mesh: Mesh) -> float:
+    return float(mesh.to_trimesh().volume)
+
+
+def test_the_stand_in_is_closed():
+    assert shape_of_surface(bust().faces.numpy()) == (True, 1, 2)
+
+
+# --- edges -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.5, 0.2])
+def test_split_edges_leave_the_surface_as_it_was(share):
+    generator = torch.Generator().manual_seed(0)
+    mesh = textured_egg()
+    edges = unique_edges(mesh.faces)
+    # Of all kinds: triangles with no, one, two and three split edges; and given from either end.
+    edges = edges[torch.rand(len(edges), generator=generator) < 0.5]
+    turned = torch.rand(len(edges), generator=generator) < 0.5
+    edges = torch.where(turned[:, None], edges.flip(1), edges)
+    split = with_split_edges(mesh, edges, torch.full((len(edges),), share))
+    assert shape_of_surface(split.faces.numpy()) == (True, 1, 2)
+    assert len(split.vertices) == len(mesh.vertices) + len(edges)
+    assert _volume(split) == pytest.approx(_volume(mesh), rel=1e-5)
+    new = split.vertices[len(mesh.vertices) :]
+    assert torch.allclose(new, torch.lerp(mesh.vertices[edges[:, 0]], mesh.vertices[edges[:, 1]], share))
+    # The same picture: UVs are divided as the triangles are.
+    camera = framed([20.0], 5.0, 0.9, height=96, width=96)
+    before, after = (render_mesh(m, camera, background=(0, 0, 0), shaded=False).rgb for m in (mesh, split))
+    assert (before - after).abs().max() < 0.02
+
+
+def test_each_new_vertex_of_a_split_triangle_is_used():
+    mesh = egg(2)
+    edges = unique_edges(mesh.faces)
+    split = with_split_edges(mesh, edges)
+    assert len(split.faces) == 4 * len(mesh.faces)
+    assert torch.equal(torch.unique(split.faces), torch.arange(len(split.vertices)))
+
+
+# --- evening out -------------------------------------------------------------------------------------------
+
+
+def test_evening_out_keeps_constants_stays_in_range_and_does_nothing_without_reach():
+    mesh = egg(3)
+    count = len(mesh.vertices)
+    step = (mesh.vertices[:, :1] > 0).double().numpy()
+    values = np.concatenate([np.full((count, 1), 0.7), step], 1)
+    spread = evened_out(mesh, values, np.full(count, 0.2))
+    assert np.allclose(spread[:, 0], 0.7, atol=1e-5)
+    assert spread[:, 1].min() >= -1e-5 and spread[:, 1].max() <= 1 + 1e-5
+    assert np.allclose(evened_out(mesh, values, np.zeros(count)), values, atol=1e-6)
+    near = np.abs(mesh.vertices[:, 0].numpy()) < 0.1
+    assert 0.1 < spread[near, 1].min() and spread[near, 1].max() < 0.9
+    wider = evened_out(mesh, values, np.full(count, 0.4))
+    assert wider[:, 1].std() < spread[:, 1].std() < step.std()
+
+
+# --- the rig -----------------------------------------------------------------------------------------------
+
+
+def test_a_sculpture_that_is_the_head_moves_as_the_head_does():
+    mesh, rig = moving_bust()
+    assert tuple(rig.expressions) == EXPRESSION_NAMES and rig.names == JOINTS
+    assert np.allclose(rig.weights.sum(1), 1, atol=1e-5) and rig.weights.min() >= 0
+    head = builtin_head()
+    vertices = head.vertices(IDENTITY)
+    brow = head.landmarks["left_brow"]
+    at = torch.cdist(torch.from_numpy(vertices[brow]), mesh.vertices).argmin(1).numpy()
+    for name in ("browInnerUp", "browDownLeft", "jawOpen"):
+        assert np.allclose(rig.expressions[name][at], head.expression_shapes[name][brow], atol=2e-3)
+    # The chin follows the jaw, the crown the neck, the shoulders nothing.
+    chin = torch.from_numpy(vertices[head.anchor_indices["chin"]].mean(0))
+    for point, joint in (
+        (chin, "jaw"),
+        (torch.tensor([0, 0.5, 0]), "neck"),
+        (torch.tensor([0.7, -0.95, 0]), "root"),
+    ):
+        nearest = (mesh.vertices - point).norm(dim=-1).argmin()
+        assert rig.weights[nearest, JOINTS.index(joint)] > 0.9
+
+
+def test_at_rest_nothing_moves():
+    mesh, rig = moving_bust()
+    assert torch.allclose(posed(mesh, rig).vertices, mesh.vertices, atol=1e-6)
+    assert torch.allclose(
+        posed(mesh, rig, {"jawOpen": 0.0}, {"neck": (0, 0, 0)}).vertices, mesh.vertices, atol=1e-6
+    )
+
+
+def test_a_turned_neck_turns_the_head_and_leaves_the_shoulders():
+    mesh, rig = moving_bust()
+    turned = posed(mesh, rig, pose={"neck": (0.0, np.deg2rad(30), 0.0)})
+    nose = mesh.vertices[:, 2].argmax()
+    angle = np.rad2deg(np.arctan2(*(turned.vertices[nose] - torch.from_numpy(rig.joints[1]))[[0, 2]].numpy()))
+    assert angle == pytest.approx(30, abs=1.5)
+    low = mesh.vertices[:, 1] < -0.85
+    assert torch.allclose(turned.vertices[low], mesh.vertices[low], atol=1e-5)
+
+
+def test_the_face_is_finer_where_it_bends_and_only_there():
+    mesh, _ = moving_bust()
+    coarse = bust()
+    assert len(mesh.faces) > len(coarse.faces)
+    far = coarse.vertices[:, 2] < -0.1
+    kept = mesh.vertices[: len(coarse.vertices)]
+    assert torch.equal(kept, coarse.vertices)
+    assert not (mesh.vertices[len(kept) :, 2] < -0.1).any() and far.any()
+
+
+def test_what_stands_off_moves_as_one():
+    """A plate before the mouth, like a beard: under it lips part, and it does not tear."""
+    motion = HeadMotion({}, {})
+    raised = torch.tensor([[0.0, -0.19, 0.55], [0.0, -0.23, 0.55]])
+    values = motion.at(raised)
+    assert values[:, -1].min() > 0.1  # off
+    mesh = bust()
+    pushed = mesh.vertices.clone()
+    near = ((pushed - torch.tensor([0, -0.2, 0.4])).norm(dim=-1) < 0.15)[:, None]
+    pushed = torch.where(near, pushed + torch.tensor([0, 0, 0.15]), pushed)
+    plate, rig = rigged(Mesh(pushed, mesh.faces, uv=mesh.uv), {}, {})  # no texture: the mouth stays shut
+    moved = rig.expressions["jawOpen"]
+    edges = unique_edges(plate.faces).numpy()
+    edges = edges[(plate.vertices.numpy()[edges][..., 2] > 0.5).all(1)]
+    jump = np.linalg.norm(moved[edges[:, 0]] - moved[edges[:, 1]], axis=1).max()
+    _, shut = rigged(Mesh(mesh.vertices, mesh.faces, uv=mesh.uv), {}, {})
+    assert jump < 0.6 * np.linalg.norm(shut.expressions["jawOpen"], axis=1).max()
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (({"jawOpn": 1.0}, None), "no expression named 'jawOpn'; did you mean 'jawOpen'"),
+        ((None, {"nek": (0, 0, 0)}), "no joint named 'nek'; did you mean 'neck'"),
+        (({"jawOpen": float("nan")}, None), "expression 'jawOpen' has weight nan; expected a finite number"),
+        ((None, {"neck": (0, float("inf"), 0)}), "joint 'neck' has weight inf"),
+    ],
+)
+def test_a_pose_that_cannot_be_taken(given, words):
+    with pytest.raises(ValueError, match=words.replace("(", r"\(")):
+        posed(*moving_bust(), *given)
+
+
+# --- the mouth ---------------------------------------------------------------------------------------------
+
+
+def test_the_mouth_opens_and_the_surface_stays_closed():
+    mesh, rig = moving_bust()
+    assert shape_of_surface(mesh.faces.numpy()) == (True, 1, 2)
+    wide = posed(mesh, rig, {"jawOpen": 1.0})
+    assert (face_normals(mesh.vertices, mesh.faces).norm(dim=-1) > 0.99).float().mean() > 0.99
+    camera = framed([0.0], 0.0, 0.3, height=128, width=128, offset=torch.tensor([[0.0, -0.25, 0.0]]))
+    shut, open_ = (render_mesh(m, camera, background=(0, 0, 0), shaded=False).rgb[0] for m in (mesh, wide))
+    middle = slice(50, 78)
+    assert open_[middle, middle].min() < 0.5 * shut[middle, middle].min()
+    # Closed lips: with jawOpen, mouthClose brings the lower one back.
+    closed = posed(mesh, rig, {"jawOpen": 1.0, "mouthClose": 1.0})
+    hidden = render_mesh(closed, camera, background=(0, 0, 0), shaded=False).rgb[0]
+    dark = [(picture[middle, middle].amax(-1) < 0.25).float().mean() for picture in (open_, hidden)]
+    assert dark[1] < 0.35 * dark[0]
+
+
+def test_nothing_of_the_pocket_shows_at_rest():
+    mesh, _ = moving_bust()
+    for azimuth in (0.0, 40.0):
+        camera = framed([azimuth], 0.0, 0.5, height=160, width=160)
+        before, after = (
+            render_mesh(m, camera, background=(0, 0, 0), shaded=False).rgb for m in (bust(), mesh)
+        )
+        assert (before - after).square().mean() < 1e-4
+
+
+def test_a_surface_without_lips_is_rigged_without_a_cut(caplog):
+    caplog.set_level("INFO")
+    egg_behind = textured_egg()
+    egg_behind = Mesh(
+        egg_behind.vertices - torch.tensor([0, 0, 1.0]),
+        egg_behind.faces,
+        None,
+        egg_behind.uv,
+        egg_behind.texture,
+    )
+    mesh, rig = rigged(egg_behind, {}, {})
+    assert "the mouth cannot be cut open" in caplog.text
+    assert shape_of_surface(mesh.faces.numpy()) == (True, 1, 2)
+    assert all(np.isfinite(shape).all() for shape in rig.expressions.values())
+
+
+def test_a_texture_without_room_leaves_the_mouth_shut():
+    mesh = bust()
+    full = Mesh(mesh.vertices, mesh.faces, uv=mesh.uv, texture=np.zeros((16, 16, 3), np.uint8))
+    line = np.arange(6)
+    assert opened(full, line, np.zeros(len(mesh.vertices))) is None
+    oblong = Mesh(mesh.vertices, mesh.faces, uv=mesh.uv, texture=np.zeros((64, 32, 3), np.uint8))
+    assert opened(oblong, line, np.zeros(len(mesh.vertices))) is None
+
+
+# --- GLB ---------------------------------------------------------------------------------------------------
+
+
+def _parts(content: bytes) -> tuple[dict, bytes]:
+    length = struct.unpack("<I", content[12:16])[0]
+    return json.loads(content[20 : 20 + length]), content[28 + length :]
+
+
+def _values(tree: dict, data: bytes, view: int, offset: int, kind: str, count: int, width: int) -> np.ndarray:
+    start = tree["bufferViews"][view].get("byteOffset", 0) + offset
+    return np.frombuffer(data, kind, count * width, start).reshape(count, width)
+
+
+def test_a_glb_has_the_rig():
+    mesh, rig = moving_bust()
+    content = glb_bytes(mesh, rig=rig)
+    tree, data = _parts(content)
+    (drawn,), (skin,) = tree["meshes"], tree["skins"]
+    (primitive,) = drawn["primitives"]
+    assert drawn["extras"]["targetNames"] == list(EXPRESSION_NAMES)
+    assert len(primitive["targets"]) == len(drawn["weights"]) == 52
+    # Joints: where they stand, and what brings them back.
+    names = [tree["nodes"][i]["name"] for i in skin["joints"]]
+    assert names == list(JOINTS)
+    assert [node["skin"] for node in tree["nodes"] if "mesh" in node] == [0]
+    place = np.zeros(3)
+    rest = tree["accessors"][skin["inverseBindMatrices"]]
+    matrices = _values(tree, data, rest["bufferView"], 0, "<f4", 3, 16).reshape(3, 4, 4)
+    for i, joint in enumerate(skin["joints"]):
+        place = place + tree["nodes"][joint]["translation"]  # root, neck and jaw are a chain
+        assert np.allclose(place, rig.joints[i] * METRES_PER_UNIT, atol=1e-6)
+        assert np.allclose(matrices[i][3, :3], -place, atol=1e-6)
+    # Skinning: as the rig has it, at the vertices that the file has.
+    count = tree["accessors"][primitive["attributes"]["POSITION"]]["count"]
+    weights, joints = (tree["accessors"][primitive["attributes"][name]] for name in ("WEIGHTS_0", "JOINTS_0"))
+    assert weights["count"] == joints["count"] == count
+    weight = _values(tree, data, weights["bufferView"], 0, "<f4", count, 4)
+    assert np.allclose(weight.sum(1), 1, atol=1e-5)
+    # Expressions: sparse, in metres.
+    position = tree["accessors"][primitive["attributes"]["POSITION"]]
+    points = _values(tree, data, position["bufferView"], 0, "<f4", count, 3)
+    nearest = torch.cdist(torch.from_numpy(points.copy()), mesh.vertices * METRES_PER_UNIT).argmin(1).numpy()
+    accessor = tree["accessors"][primitive["targets"][EXPRESSION_NAMES.index("browInnerUp")]["POSITION"]]
+    sparse = accessor["sparse"]
+    rows = _values(
+        tree,
+        data,
+        sparse["indices"]["bufferView"],
+        sparse["indices"]["byteOffset"],
+        "<u4",
+        sparse["count"],
+        1,
+    )
+    moved = _values(
+        tree, data, sparse["values"]["bufferView"], sparse["values"]["byteOffset"], "<f4", sparse["count"], 3
+    )
+    expected = rig.expressions["browInnerUp"][nearest] * METRES_PER_UNIT
+    assert np.allclose(moved, expected[rows[:, 0]], atol=1e-6)
+    still = np.delete(np.arange(count), rows[:, 0])
+    assert np.abs(expected[still]).max() <= 1.1e-5
+    assert np.allclose(accessor["max"], np.maximum(moved.max(0), 0)) and sparse["count"] < 0.5 * count
+
+
+def test_a_rigged_glb_reads_as_a_closed_mesh_and_is_the_same_bytes_again(tmp_path):
+    mesh, rig = moving_bust()
+    (tmp_path / "bust.glb").write_bytes(glb_bytes(mesh, rig=rig))
+    again = read_glb(tmp_path / "bust.glb")
+    assert shape_of_surface(again.faces.numpy())[:2] == (True, 1)
+    assert glb_bytes(mesh, rig=rig) == (tmp_path / "bust.glb").read_bytes()
+
+
+def test_more_joints_than_gltf_takes_are_refused():
+    mesh = textured_egg()
+    many = Rig(
+        ("a", "b", "c", "d", "e"),
+        (-1, 0, 1, 2, 3),
+        np.zeros((5, 3), np.float32),
+        np.full((len(mesh.vertices), 5), 0.2),
+        {},
+    )
+    with pytest.raises(ValueError, match="glTF takes 4 joints a vertex; the rig has 5"):
+        glb_bytes(mesh, rig=many)
+
+
+# --- avatars -----------------------------------------------------------------------------------------------
+
+
+def _main(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([str(a) for a in arguments])
+    return caught.value.code or 0
+
+
+def _avatar(**known: dict) -> Avatar:
+    return Avatar(bust(), AvatarInfo(prompt="a bust", **known))
+
+
+def test_an_avatar_exports_its_rig_and_poses(tmp_path):
+    avatar = _avatar(identity=IDENTITY, expression={})
+    assert avatar.can_move
+    rigged_file = avatar.export(tmp_path / "rigged.glb")
+    plain = avatar.export(tmp_path / "plain.glb", rig=False)
+    assert "skins" in _parts(rigged_file.read_bytes())[0] and "skins" not in _parts(plain.read_bytes())[0]
+    assert avatar.rigged() is avatar.rigged()
+    moved = avatar.posed({"jawOpen": 1.0}, {"neck": (0, 30, 0)})
+    assert moved.mesh is not avatar.mesh and not moved.can_move
+    assert not np.array_equal(
+        np.asarray(moved.render(resolution=64)), np.asarray(avatar.render(resolution=64))
+    )
+    moved.export(tmp_path / "still.obj")
+    # What it was sculpted from is kept with it.
+    avatar.save(tmp_path / "saved")
+    assert Avatar.load(tmp_path / "saved").info.identity == IDENTITY
+
+
+def test_an_avatar_of_before_there_were_rigs_says_so(tmp_path, capsys):
+    avatar = _avatar()
+    with pytest.raises(ValueError, match="this avatar does not know which head it was sculpted from"):
+        avatar.posed({"jawOpen": 1.0})
+    avatar.save(tmp_path / "old")
+    assert _main("export", tmp_path / "old", tmp_path / "old.glb") == 0
+    assert "old.glb has no rig: it is not known which head this one was sculpted from" in capsys.readouterr().err
+    assert "skins" not in _parts((tmp_path / "old.glb").read_bytes())[0]
+    assert _main("render", tmp_path / "old", "--expression", "jawOpen=1") == 2
+    assert "does not know which head it was sculpted from" in capsys.readouterr().err
+
+
+def test_the_command_line_poses(tmp_path, capsys):
+    _avatar(identity=IDENTITY, expression={}).save(tmp_path / "bust")
+    common = ["render", str(tmp_path / "bust"), "--resolution", "48", "--out", str(tmp_path / "a.png")]
+    assert (
+        _main(
+            *common, "--expression", "jawOpen=0.7", "--expression", "browInnerUp=1", "--turn", "neck=0,20,0"
+        )
+        == 0
+    )
+    assert (tmp_path / "a.png").exists()
+    for option, value, words in (
+        ("--expression", "jawOpen", "--expression is 'jawOpen'; expected a name, '=' and a number"),
+        ("--expression", "jawOpen=wide", "--expression is 'jawOpen=wide'; expected a name, '=' and a number"),
+        (
+            "--turn",
+            "neck=20",
+            "--turn is 'neck=20'; expected a name, '=' and 3 numbers with commas between them",
+        ),
+        ("--expression", "jawOpn=1", "no expression named 'jawOpn'; did you mean 'jawOpen'"),
+    ):
+        assert _main(*common, option, value) == 2
+        assert words in capsys.readouterr().err
