@@ -13,9 +13,12 @@ from headsculpt import cli
 from headsculpt.avatar import Avatar, AvatarInfo
 from headsculpt.cameras import METRES_PER_UNIT, framed
 from headsculpt.export.bake import bake
+from headsculpt.export.files import split_at_seams
 from headsculpt.export.gltf import glb_bytes, read_glb
+from headsculpt.export.head_motion import EYE, JOINTS, HeadMotion
 from headsculpt.export.mouth import opened
-from headsculpt.export.rig import JOINTS, HeadMotion, Rig, evened_out, posed, rigged, with_split_edges
+from headsculpt.export.rig import Rig, evened_out, posed, rigged
+from headsculpt.export.splitting import border, with_split_edges
 from headsculpt.export.unwrap import shape_of_surface
 from headsculpt.export.view import render_mesh
 from headsculpt.heads.builtin import builtin_head
@@ -89,6 +92,21 @@ def test_each_new_vertex_of_a_split_triangle_is_used():
     split = with_split_edges(mesh, edges)
     assert len(split.faces) == 4 * len(mesh.faces)
     assert torch.equal(torch.unique(split.faces), torch.arange(len(split.vertices)))
+
+
+def test_a_border_is_found_along_edges_from_either_end():
+    mesh = egg(3)
+    height = 0.1234
+    edges, above = unique_edges(mesh.faces), mesh.vertices[:, 1] > height
+    edges = edges[above[edges[:, 0]] != above[edges[:, 1]]]
+    for given in (edges, edges.flip(1)):
+        low, high = border(mesh, given, above, lambda points: points[:, 1] > height)
+        start, end = mesh.vertices[given[:, 0], 1], mesh.vertices[given[:, 1], 1]
+        truth = (height - start) / (end - start)
+        assert (low <= truth + 1e-5).all() and (truth <= high + 1e-5).all()
+        assert torch.allclose(high - low, torch.full_like(low, 1 / 32))
+    none = border(mesh, edges[:0], above, lambda points: points[:, 1] > height)
+    assert all(len(part) == 0 for part in none)
 
 
 # --- evening out -------------------------------------------------------------------------------------------
@@ -194,6 +212,21 @@ def test_a_pose_that_cannot_be_taken(given, words):
         posed(*moving_bust(), *given)
 
 
+def test_eyes_shut():
+    """A picture of blue eyes in a white face: with both lids down, hardly any blue is left."""
+    mesh, motion = bust(), HeadMotion(IDENTITY, {})
+    eye = (motion.at(mesh.vertices)[:, EYE] > 0.5).float()[:, None]
+    coloured = Mesh(mesh.vertices, mesh.faces, 1 - eye * torch.tensor([1.0, 1.0, 0.0]), mesh.uv)
+    moving, rig = rigged(coloured, IDENTITY, {})
+    camera = framed([0.0], 0.0, 0.35, height=160, width=160)
+    blue = []
+    for weight in (0.0, 1.0):
+        shut = posed(moving, rig, {"eyeBlinkLeft": weight, "eyeBlinkRight": weight})
+        picture = render_mesh(shut, camera, background=(1, 1, 1), shaded=False).rgb[0]
+        blue.append(float((picture[..., 0] < 0.5).float().sum()))
+    assert blue[0] > 150 and blue[1] < 0.15 * blue[0]
+
+
 # --- the mouth ---------------------------------------------------------------------------------------------
 
 
@@ -287,9 +320,8 @@ def test_a_glb_has_the_rig():
     weight = _values(tree, data, weights["bufferView"], 0, "<f4", count, 4)
     assert np.allclose(weight.sum(1), 1, atol=1e-5)
     # Expressions: sparse, in metres.
-    position = tree["accessors"][primitive["attributes"]["POSITION"]]
-    points = _values(tree, data, position["bufferView"], 0, "<f4", count, 3)
-    nearest = torch.cdist(torch.from_numpy(points.copy()), mesh.vertices * METRES_PER_UNIT).argmin(1).numpy()
+    split = split_at_seams(mesh)
+    assert len(split.source) == count
     accessor = tree["accessors"][primitive["targets"][EXPRESSION_NAMES.index("browInnerUp")]["POSITION"]]
     sparse = accessor["sparse"]
     rows = _values(
@@ -304,7 +336,7 @@ def test_a_glb_has_the_rig():
     moved = _values(
         tree, data, sparse["values"]["bufferView"], sparse["values"]["byteOffset"], "<f4", sparse["count"], 3
     )
-    expected = rig.expressions["browInnerUp"][nearest] * METRES_PER_UNIT
+    expected = rig.expressions["browInnerUp"][split.source] * METRES_PER_UNIT
     assert np.allclose(moved, expected[rows[:, 0]], atol=1e-6)
     still = np.delete(np.arange(count), rows[:, 0])
     assert np.abs(expected[still]).max() <= 1.1e-5

@@ -5,7 +5,6 @@ Behind the cut lies a pocket, so the surface stays closed. At rest its lips touc
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headsculpt.export.bake import texel_positions
+from headsculpt.export.head_motion import ALONG, SIDE, HeadMotion
+from headsculpt.export.splitting import border
 from headsculpt.meshes import Mesh, unique_edges
 
 DEEP = 0.13  # scene units: the pocket goes straight back, so that it shows nowhere until the lips part
 APART = 2e-4  # scene units between the lips, so that programs that join vertices do not join these
-HALVINGS = 5  # of an edge, until it is known where the line crosses it
 CORNER = 0.95  # of the mouth's half width: as far as it is cut
 PATCH = 4  # texels from the middle of the pocket's patch of texture to its edge
 INSIDE = (0.30, 0.10)  # how bright the pocket is behind the lips and at its end; the lips are 1
@@ -40,34 +40,26 @@ class Mouth:
     outer: int
 
 
-def crossing(mesh: Mesh, places: Tensor, place_at: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+def lip_crossings(mesh: Mesh, values: Tensor, motion: HeadMotion) -> tuple[Tensor, Tensor]:
     """The edges that lie across the line between the lips.
 
     Args:
         mesh: V vertices.
-        places: ``(V, 2)``: below 0 above the line, above 0 below it; and where along the mouth, 0 in its middle, -1 and
-            1 at its corners, more far from it.
-        place_at: the same for any points ``(N, 3)``.
+        values: ``(V, K)``, what ``motion`` has there.
+        motion: of the head that the mesh was sculpted from.
 
     Returns:
         ``(E, 2)`` vertices, and ``(E,)`` where along the edge the line is.
     """
-    edges = unique_edges(mesh.faces.cpu())
-    side = (places[:, 0] > 0)[edges]
-    edges = edges[(side[:, 0] != side[:, 1]) & (places[edges][..., 1].abs() < 1.5).all(1)]
-    first = places[edges[:, 0], 0] > 0
-    ends = mesh.vertices.detach().cpu().float()[edges]
-    low, high = torch.zeros(len(edges)), torch.ones(len(edges))
-    along = torch.zeros(len(edges))
-    # From lip to lip the side jumps, so its values at the ends say little of where.
-    for _ in range(HALVINGS if len(edges) else 0):
-        middle = 0.5 * (low + high)
-        found = place_at(torch.lerp(ends[:, 0], ends[:, 1], middle[:, None]))
-        along, before = found[:, 1], (found[:, 0] > 0) == first
-        low, high = torch.where(before, middle, low), torch.where(before, high, middle)
-    inside = along.abs() < CORNER
-    # Not at an end: a triangle without area has no normal.
-    return edges[inside], (0.5 * (low + high)).clamp(0.05, 0.95)[inside]
+    edges, below = unique_edges(mesh.faces.cpu()), values[:, SIDE] > 0
+    ends = below[edges]
+    edges = edges[(ends[:, 0] != ends[:, 1]) & (values[edges, ALONG].abs() < 1.5).all(1)]
+    low, high = border(mesh, edges, below, lambda points: motion.at(points)[:, SIDE] > 0)
+    share = 0.5 * (low + high)
+    vertices = mesh.vertices.detach().cpu().float()[edges]
+    middle = motion.at(torch.lerp(vertices[:, 0], vertices[:, 1], share[:, None]))
+    between = middle[:, ALONG].abs() < CORNER
+    return edges[between], share[between]
 
 
 def line_of(mesh: Mesh, new: NDArray, across: NDArray) -> NDArray | None:
@@ -76,7 +68,7 @@ def line_of(mesh: Mesh, new: NDArray, across: NDArray) -> NDArray | None:
     Args:
         mesh: with a vertex wherever an edge crosses the line.
         new: those vertices.
-        across: ``(V,)`` where along the mouth, as in :func:`crossing`.
+        across: ``(V,)`` where along the mouth: 0 in its middle, -1 and 1 at its corners.
 
     Returns:
         ``(N,)``; None where they are not one line from about one corner to the other.
