@@ -348,6 +348,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--landmarks", type=int, default=100, help="landmark maps; 0 leaves them out")
     parser.add_argument("--described", action="store_true", help="under the landmarks of the heads described")
     parser.add_argument("--guidance-scale", type=float, default=4.0)
+    parser.add_argument("--steps", type=int, default=25, help="of the sampler")
     parser.add_argument("--out", type=Path, help="folder for the tables and sheets")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="cpu")
@@ -357,7 +358,9 @@ def main(arguments: list[str] | None = None) -> int:
         torch.set_num_threads(given.threads)
     try:
         prior = _loaded(given.prior, given.device)
-        common: dict[str, Any] = {"prior": prior, "guidance_scale": given.guidance_scale, "out": given.out}
+        common: dict[str, Any] = {
+            "prior": prior, "guidance_scale": given.guidance_scale, "steps": given.steps, "out": given.out,
+        }  # fmt: skip
         print(prior_table(evaluate_prior(given.count, described=given.described, **common)))
         if given.landmarks:
             print(landmark_table(evaluate_landmarks(given.landmarks, **common)))
