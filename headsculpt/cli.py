@@ -29,6 +29,12 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Preset = Annotated[str, typer.Option(help="draft, mini, sd15, sd15-fast, sd21, or a YAML file of your own.")]
 Seed = Annotated[int, typer.Option(help="Of all randomness: the same seed gives the same head.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a saved avatar.")]
+ExpressionOption = Annotated[
+    list[str] | None, typer.Option("--expression", metavar="NAME=WEIGHT", help="ARKit's, 0 to 1: jawOpen=0.5.")
+]
+TurnOption = Annotated[
+    list[str] | None, typer.Option("--turn", metavar="JOINT=X,Y,Z", help="Degrees: neck=0,20,0 looks to its left.")
+]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -142,12 +148,8 @@ def render(
     half_height: Annotated[float, typer.Option(help="1.0 shows the bust, 0.5 the face.")] = 1.0,
     transparent: Annotated[bool, typer.Option("--transparent", help="Leave out the background.")] = False,
     albedo: Annotated[bool, typer.Option("--albedo", help="Without light.")] = False,
-    expression: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=WEIGHT", help="ARKit expression, 0 to 1: jawOpen=0.5.")
-    ] = None,
-    turn: Annotated[
-        list[str] | None, typer.Option(metavar="JOINT=X,Y,Z", help="Degrees: neck=0,20,0 looks to the left.")
-    ] = None,
+    expression: ExpressionOption = None,
+    turn: TurnOption = None,
     out: Annotated[Path | None, typer.Option(help="Picture; render.png in the run by default.")] = None,
 ) -> None:
     """Draw one picture of a finished head."""
@@ -164,13 +166,7 @@ def render(
             raise ValueError(f"--half-height is {half_height:g}; expected 0.05 to 10 scene units")
         if not 1 <= resolution <= 4096:
             raise ValueError(f"--resolution is {resolution}; expected 1 to 4096 pixels")
-        weights = {name: values[0] for name, values in named_numbers("--expression", expression, 1).items()}
-        turns = named_numbers("--turn", turn, 3)
-    avatar = load_avatar(run)
-    if weights or turns:
-        with usage():
-            avatar = avatar.posed(weights, turns)
-    image = avatar.render(
+    image = posed_avatar(run, expression, turn).render(
         azimuth,
         elevation,
         resolution,
@@ -191,6 +187,8 @@ def turntable(
     ] = None,
     frames: Annotated[int, typer.Option(help="Pictures around the head.")] = 60,
     resolution: Annotated[int, typer.Option(help="Rows and columns.")] = 384,
+    expression: ExpressionOption = None,
+    turn: TurnOption = None,
 ) -> None:
     """Write a walk around a finished head."""
     from headsculpt.export.view import check_movie_path
@@ -202,7 +200,7 @@ def turntable(
             raise ValueError(
                 f"expected --frames 1 or more and --resolution 16 to 4096; got {frames}, {resolution}"
             )
-    print(load_avatar(run).turntable(path, frames, resolution))
+    print(posed_avatar(run, expression, turn).turntable(path, frames, resolution))
 
 
 @app.command()
@@ -553,6 +551,18 @@ def check_means(config: SculptConfig) -> None:
         from headsculpt.heads.flame import load_model
 
         load_model(config.guidance.head)
+
+
+def posed_avatar(run: Path, expression: list[str] | None, turn: list[str] | None) -> Avatar:
+    """The head in a run, with the expressions and turned joints that the command line asks for."""
+    with usage():
+        weights = {name: values[0] for name, values in named_numbers("--expression", expression, 1).items()}
+        turns = named_numbers("--turn", turn, 3)
+    avatar = load_avatar(run)
+    if not weights and not turns:
+        return avatar
+    with usage():
+        return avatar.posed(weights, turns)
 
 
 def named_numbers(option: str, given: list[str] | None, count: int) -> dict[str, list[float]]:

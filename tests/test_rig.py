@@ -302,6 +302,8 @@ def test_a_glb_has_the_rig():
     (primitive,) = drawn["primitives"]
     assert drawn["extras"]["targetNames"] == list(EXPRESSION_NAMES)
     assert len(primitive["targets"]) == len(drawn["weights"]) == 52
+    views = [tree["bufferViews"][tree["accessors"][a]["bufferView"]] for a in primitive["attributes"].values()]
+    assert {view["target"] for view in views} == {34962}
     # Joints: where they stand, and what brings them back.
     names = [tree["nodes"][i]["name"] for i in skin["joints"]]
     assert names == list(JOINTS)
@@ -417,6 +419,8 @@ def test_the_command_line_poses(tmp_path, capsys):
         == 0
     )
     assert (tmp_path / "a.png").exists()
+    around = ["turntable", tmp_path / "bust", "--frames", 1, "--resolution", 32, "--out", tmp_path / "a.gif"]
+    assert _main(*around, "--expression", "jawOpen=1") == 0 and (tmp_path / "a.gif").exists()
     for option, value, words in (
         ("--expression", "jawOpen", "--expression is 'jawOpen'; expected a name, '=' and a number"),
         ("--expression", "jawOpen=wide", "--expression is 'jawOpen=wide'; expected a name, '=' and a number"),

@@ -14,6 +14,7 @@ from headsculpt.export.rig import Rig
 from headsculpt.meshes import Mesh
 
 STILL = 1e-5  # metres: what an expression moves by no more is left out of it
+_ARRAY, _ELEMENTS = 34962, 34963  # and its targets of buffer views
 _UBYTE, _UINT, _FLOAT = 5121, 5125, 5126  # glTF's component types
 
 
@@ -56,7 +57,17 @@ def glb_bytes(mesh: Mesh, name: str = "head", rig: Rig | None = None) -> bytes:
         if rig is not None:
             _Rigging(buffers, tree, split).add(rig)
 
-    return bytes(scene.export(file_type="glb", include_normals=True, buffer_postprocessor=add_rig))
+    hooks: dict[str, Any] = {"buffer_postprocessor": add_rig, "tree_postprocessor": _say_what_views_are_for}
+    return bytes(scene.export(file_type="glb", include_normals=True, **hooks))
+
+
+def _say_what_views_are_for(tree: dict[str, Any]) -> None:
+    """Vertices or indices: a hint to graphics drivers, which Khronos' validator asks for."""
+    for mesh in tree["meshes"]:
+        for primitive in mesh["primitives"]:
+            used = {accessor: _ARRAY for accessor in primitive["attributes"].values()}
+            for accessor, target in (used | {primitive["indices"]: _ELEMENTS}).items():
+                tree["bufferViews"][tree["accessors"][accessor]["bufferView"]]["target"] = target
 
 
 class _Rigging:

@@ -47,8 +47,12 @@ class HeadMotion:
         self._values = torch.from_numpy(
             np.concatenate([shapes.reshape(len(shapes), -1), weights, self._places()], 1)
         )
-        # Not of what no sculpture shows: behind parted lips, teeth are nearer than these.
-        hidden = np.concatenate([self.head.parts[name] for name in HIDDEN])
+        # Not of what no sculpture shows: behind parted lips teeth are nearer than these, and behind the corners of the
+        # eyes their sockets.
+        half = np.abs(layout.columns_deg() - layout.EYE_AZIMUTH_DEG) < layout.EYE_HALF_WIDTH_DEG
+        sockets = self.head.skin_grid[layout.LID_ROWS[0] + 1 : layout.LID_ROWS[1]]
+        sockets = sockets[:, np.concatenate([half, half[-2:0:-1]])]
+        hidden = np.concatenate([sockets.ravel(), *(self.head.parts[name] for name in HIDDEN)])
         faces = self.head.faces[~np.isin(self.head.faces, hidden).any(1)]
         self._vertices, self._faces = torch.from_numpy(self.vertices), torch.from_numpy(faces).long()
 
