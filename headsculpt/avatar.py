@@ -195,6 +195,16 @@ class Avatar:
         straight = rendering.rgb[0] / opacity.clamp_min(1e-3)
         return Image.fromarray(to_uint8(torch.cat([straight, opacity], -1)), "RGBA")
 
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows where a cell ends with an avatar: front, three-quarter, side and back."""
+        from PIL import Image
+
+        from headsculpt.export.view import strip
+
+        png = io.BytesIO()
+        Image.fromarray(strip(self.mesh, 256)).save(png, "PNG")
+        return png.getvalue()
+
     def turntable(
         self, path: str | Path, frames: int = 36, resolution: int = 384, *, frames_per_second: float = 15.0
     ) -> Path:
