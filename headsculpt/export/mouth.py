@@ -169,7 +169,7 @@ def _painted(mesh: Mesh, line: NDArray) -> tuple[NDArray | None, tuple[float, fl
     from scipy.ndimage import distance_transform_cdt
 
     if mesh.texture is None or mesh.uv is None:
-        return None if mesh.uv is not None else (mesh.texture, (0.0, 0.0, 0.0))
+        return mesh.texture, (0.0, 0.0, 0.0)
     size, width = mesh.texture.shape[:2]
     if size != width:
         return None
