@@ -137,3 +137,19 @@ def test_the_world_has_no_attribute_that_a_sentence_cannot_say():
 def test_an_adjective_of_something_unknown_says_nothing_of_the_person(prompt: str, unread: str):
     found = read_prompt(prompt)
     assert set(found.values) == {"subject"} and unread in found.rest
+
+
+@pytest.mark.parametrize(
+    ("prompt", "noun", "values"),
+    [
+        ("a girl with a pirate hat", "girl", {"subject": "girl"}),
+        ("an orc with a clown nose", "orc", {"subject": "orc"}),
+        ("a boy dressed as a pirate", "boy", {"subject": "boy", "eyewear": "eyepatch"}),
+        ("an old woman dressed like a queen", "old woman", {"subject": "old woman", "headwear": "crown"}),
+        ("a boy as a cowboy in a hoodie", "boy", {"subject": "boy", "headwear": "cowboy hat", "clothing": "hoodie"}),
+        ("with a moustache, an old man", "old man", {"subject": "old man", "facial_hair": "moustache"}),
+    ],
+)  # fmt: skip
+def test_who_it_is_stands_before_what_is_worn(prompt: str, noun: str, values: dict[str, str]):
+    found = read_prompt(prompt)
+    assert found.noun == noun and found.values == values

@@ -104,14 +104,21 @@ def read_prompt(text: str) -> Reading:
         found.extra += [word] if count else []
     left = _take(left, _phrases(), found.values)
     left = _material(left, found.values)
-    for word, subject, sex, implied in _nouns():
-        match = re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", left)
+    # Who it is stands before what he wears: a girl with a pirate hat is a girl.
+    who = re.split(r"(?<![\w-])(?:with|in|wearing|dressed|as|like|who|whose|that)(?![\w-])", left, maxsplit=1)[0]
+    known = [(part, noun) for part in (who, left) for noun in _nouns()]
+    for part, (word, subject, sex, implied) in known:
+        match = re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", part)
         if match:
             found.noun, found.sex, found.implied = word, sex, implied
             if subject:
                 found.values["subject"] = subject
             left = left[: match.start()] + " | " + left[match.end() :]
             break
+    for word, _, _, implied in _nouns():  # dressed as a pirate
+        if implied and (match := re.search(rf"(?<![\w-])(?:as|like) an? {re.escape(word)}(?![\w-])", left)):
+            found.values.setdefault(*implied)
+            left = left[: match.start()] + " | " + left[match.end() :]
     left = _take(" ".join(left.split()), _adjectives(), found.values)
     found.rest = _unknown(left)
     return found
