@@ -153,3 +153,28 @@ def test_an_adjective_of_something_unknown_says_nothing_of_the_person(prompt: st
 def test_who_it_is_stands_before_what_is_worn(prompt: str, noun: str, values: dict[str, str]):
     found = read_prompt(prompt)
     assert found.noun == noun and found.values == values
+
+
+BEARDED = "a pale man with short black hair and a black beard, wearing a red t-shirt"
+
+
+@pytest.mark.parametrize(
+    ("instruction", "text"),
+    [
+        ("swap the shirt for a blue one", "a pale man with short black hair and a black beard, wearing a blue t-shirt"),
+        ("turn him into a king", f"{BEARDED[:50]}, wearing a golden crown and a red t-shirt"),
+        ("make him look like a pirate", f"{BEARDED[:50]}, wearing an eyepatch and a red t-shirt"),
+        # What is not understood is left out for a model that would not understand it either.
+        ("put a crown on his handsome head", f"{BEARDED[:50]}, wearing a golden crown and a red t-shirt"),
+        # Women and children have no beard unless somebody says so.
+        ("make him a woman", "a pale woman with short black hair, wearing a red t-shirt"),
+        ("make him a boy", "a pale boy with short black hair, wearing a red t-shirt"),
+    ],
+)  # fmt: skip
+def test_instructions_for_a_model_of_few_words(instruction: str, text: str):
+    assert edited_prompt(BEARDED, instruction, nearest=True).text == text
+
+
+def test_elsewhere_an_instruction_keeps_its_words():
+    said = edited_prompt(BEARDED, "put a crown on his handsome head").text
+    assert said.endswith("wearing a golden crown and a red t-shirt, put a crown on his handsome head")

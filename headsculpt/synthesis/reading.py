@@ -23,6 +23,7 @@ _GLUE = frozenset(
     "a an the with and in wearing of who has wears is his her its their him it them on this that made to into "
     "give make put add turn change transform let have wear dress cut tie look looks be some like very big".split()
 )
+_BEARDLESS = frozenset({"woman", "old woman", "girl", "boy"})
 _SEX = {**dict.fromkeys(w.MALE, "male"), **dict.fromkeys(w.FEMALE, "female")}
 
 
@@ -88,7 +89,8 @@ def edited_prompt(prompt: str, instruction: str, *, nearest: bool = False) -> Ed
         text = _clauses_after(prompt, before.values, changes)
     else:
         text = sentence(_after(before, changes))
-    return EditedPrompt(f"{text}, {instruction}" if unknown else text, changes)
+    # A model that knows no other words is better off without those that were not understood.
+    return EditedPrompt(f"{text}, {instruction}" if unknown and not nearest else text, changes)
 
 
 def read_prompt(text: str) -> Reading:
@@ -140,6 +142,8 @@ def read_instruction(text: str, before: Mapping[str, object]) -> tuple[dict[str,
     their = r"(?:(?:the|his|her|its|their|your) )?"
     people = "|".join(re.escape(word) for word, subject, _, implied in _nouns() if subject and not implied)
     left = re.sub(rf"(?<![\w-])the (?:{people})(?![\w-])", "them", left)
+    another = rf"^(?:replace|swap|change|exchange) {their}({things}) (?:with|for|to) an? ({_colour_words()}) one$"
+    left = re.sub(another, r"make the \1 \2", left)
     old_thing = rf"^(?:replace|swap|change|exchange) {their}(?:{things}|clothes) (?:with|for|to) "
     left = re.sub(rf"{old_thing}(?!(?:{_colour_words()})$)", "", left)
     removal = rf"^(?:remove|get rid of|take off|take|no|without|shave off|lose|delete) {their}({things})(?: off)?$"
@@ -164,6 +168,10 @@ def read_instruction(text: str, before: Mapping[str, object]) -> tuple[dict[str,
     left = _take(left, _phrases(), changes)
     left = _age(left, before, changes)
     left = _material(left, changes)
+    for word, _, _, implied in _nouns():  # turn him into a king
+        if implied and (match := re.search(rf"(?<![\w-])(?:as|like|into) an? {re.escape(word)}(?![\w-])", left)):
+            changes.setdefault(*implied)
+            left = left[: match.start()] + " | " + left[match.end() :]
     for word, subject, _, implied in _nouns():
         if not subject or implied:
             continue
@@ -214,6 +222,8 @@ def _after(before: Reading, changes: Mapping[str, object]) -> Reading:
         if subject not in w.HUMANS or before.values.get("subject") not in w.HUMANS:
             after.values.pop("skin", None)  # an orc is green, whatever the man was
         after.values.pop("ears", None)
+        if subject in _BEARDLESS and subject != before.values.get("subject"):
+            after.values.pop("facial_hair", None)
     if before.implied and before.implied[0] in changes:  # a king without a crown is a man
         after.noun = _noun(str(before.values.get("subject", "man")), before.sex)
     for garment in ("headwear", "clothing"):
