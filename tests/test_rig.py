@@ -3,15 +3,17 @@
 import functools
 import json
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from stand_ins import EggColours, egg, textured_egg
+from stand_ins import EggColours, egg, finished_egg, textured_egg
 
 from headsculpt import cli
 from headsculpt.avatar import Avatar, AvatarInfo
 from headsculpt.cameras import METRES_PER_UNIT, framed
+from headsculpt.config import load_config
 from headsculpt.export.bake import bake
 from headsculpt.export.files import split_at_seams
 from headsculpt.export.gltf import glb_bytes, read_glb
@@ -25,6 +27,9 @@ from headsculpt.heads.builtin import builtin_head
 from headsculpt.heads.expressions import EXPRESSION_NAMES
 from headsculpt.heads.template import build_template
 from headsculpt.meshes import Mesh, face_normals, unique_edges
+from headsculpt.outputs import finished_avatar
+from headsculpt.priors.catalogue import load_prior
+from headsculpt.sculpting import described_head, starting_head
 
 IDENTITY = {"nose_size": 0.6, "head_width": -0.3}
 
@@ -430,3 +435,20 @@ def test_the_command_line_poses(tmp_path, capsys):
     ):
         assert _main(*common, option, value) == 2
         assert words in capsys.readouterr().err
+
+
+def test_a_sculpture_knows_the_head_that_it_started_from():
+    config = load_config("draft", prompt="a girl with a big nose, smiling")
+    prior = load_prior("mini", device="cpu")
+    identity, expression = described_head(config, prior)
+    vertices, _, _ = starting_head(config, prior)
+    assert np.array_equal(builtin_head().vertices(identity, expression), vertices)
+    assert expression["mouthSmileLeft"] > 0.2 and identity["nose_size"] > 0.2
+    finished = replace(finished_egg(), identity=identity, expression=expression)
+    small = load_config("draft", ["output.texture_size=64", "output.max_faces=500"], prompt=config.prompt)
+    made = finished_avatar(finished, small)
+    assert made.can_move and made.info.identity == identity and made.info.expression == expression
+    # A head of FLAME's, a prior that describes none, or a wish not to: the built-in head as it is.
+    assert described_head(config, None) == ({}, {})
+    flame = load_config("draft", ["guidance.head=flame.npz"], prompt=config.prompt)
+    assert described_head(flame, prior) == ({}, {})
