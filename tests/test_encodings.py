@@ -189,3 +189,11 @@ def test_missing_tinycudann_says_how_to_install() -> None:
             grid("tinycudann")(torch.rand(4, 3))
     else:
         pytest.skip("tiny-cuda-nn is installed")
+
+
+def test_a_point_has_the_same_features_alone_as_among_others():
+    """To the bit: the CPU's kernel reads four points at a time, and what is left over one by one."""
+    grid = HashGrid(levels=4, finest_resolution=64, log2_table=10, backend="numba")
+    points = torch.rand(71, 3, generator=torch.Generator().manual_seed(3))
+    together = grid(points)
+    assert all(torch.equal(grid(points[i : i + 1])[0], together[i]) for i in range(len(points)))

@@ -18,7 +18,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from headsculpt.representations.hash_vectors import CHUNK, CORNERS, LANES, corners, gathered, scattered
+from headsculpt.representations.hash_vectors import CHUNK, CORNERS, LANES, corners, gathered, gathered_four, scattered
 
 BLOCK = 16384  # points a task
 TILE = 256  # points that are turned at once: their features fit in a core's first cache
@@ -148,7 +148,10 @@ def _gather_pairs(part, entries, weights, chunk, stop, first, second):
     """Both features of a chunk's points, from their corners."""
     # Unsigned: a signed index might count from the end, which costs a test.
     start, count = np.uint64(chunk), np.uint64(min(CHUNK, stop - chunk))
-    for j in range(count):
+    fours = count - count % np.uint64(4)
+    for j in range(np.uint64(0), fours, np.uint64(4)):
+        gathered_four(part, entries, weights, j, first, second, start + j)
+    for j in range(fours, count):
         a, b = gathered(part, entries, weights, j)
         first[start + j] = a
         second[start + j] = b

@@ -186,6 +186,40 @@ def gathered(typing: Any, part: Any, entries: Any, weights: Any, place: Any) -> 
 
 
 @intrinsic
+def gathered_four(
+    typing: Any, part: Any, entries: Any, weights: Any, place: Any, first: Any, second: Any, where: Any
+) -> Any:
+    """:func:`gathered` of four points in a row, which are written; the same numbers, bit for bit.
+
+    Arguments as of :func:`gathered`; ``place`` is that of the first point, and:
+        first, second: float32, written from ``where`` (uint64) on.
+    """
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        weights = _data(context, builder, signature, arguments, 2)
+        points = [
+            _Corners(context, builder, signature, [*arguments[:3], builder.add(arguments[3], _LONG(n))])
+            for n in range(4)
+        ]
+        # Of even and of odd corners, as a single point has them in its halves.
+        sums = [_constant(_FLOATS, 0.0), _constant(_FLOATS, 0.0)]
+        for k in range(CORNERS):
+            pairs = [point.pair(k)[1] for point in points]
+            low, high = (_shuffle(builder, pairs[n], pairs[n + 1], [0, 1, 2, 3]) for n in (0, 2))
+            four = _read(builder, builder.gep(weights, [builder.add(arguments[3], _LONG(k * CHUNK))]), _QUAD)
+            by = _shuffle(builder, four, four, [0, 0, 1, 1, 2, 2, 3, 3])
+            sums[k & 1] = _multiply_add(builder, by, _shuffle(builder, low, high, list(range(8))), sums[k & 1])
+        found = builder.fadd(sums[0], sums[1])
+        for feature in (0, 1):
+            out = _data(context, builder, signature, arguments, 4 + feature)
+            numbers = _shuffle(builder, found, found, [feature + 2 * n for n in range(4)])
+            _write(builder, numbers, builder.gep(out, [arguments[6]]))
+        return context.get_dummy_value()
+
+    return types.void(part, entries, weights, types.uint64, first, second, types.uint64), code
+
+
+@intrinsic
 def scattered(typing: Any, part: Any, entries: Any, weights: Any, place: Any, a: Any, b: Any) -> Any:
     """Adds ``(a, b)`` to the pairs at a point's corners, by their weights, one after the other.
 
