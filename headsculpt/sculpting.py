@@ -371,9 +371,8 @@ def starting_head(
 
 def described_head(config: SculptConfig, prior: Prior | None) -> tuple[dict[str, float], dict[str, float]]:
     """Identity and expression weights of the built-in head that the prompt describes; none with a head of FLAME's."""
-    if prior is None or prior.text_to_head is None or not config.guidance.text_to_head:
-        return {}, {}
-    if config.guidance.head != "builtin":
+    wanted = config.guidance.text_to_head and config.guidance.head == "builtin"
+    if prior is None or prior.text_to_head is None or not wanted:
         return {}, {}
     prompt = in_near_words(config.prompt) if config.guidance.complete_prompt else config.prompt
     return prior.text_to_head(prior, prompt)

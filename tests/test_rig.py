@@ -2,8 +2,10 @@
 
 import functools
 import json
+import runpy
 import struct
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -206,7 +208,8 @@ def test_what_stands_off_moves_as_one():
         (({"jawOpn": 1.0}, None), "no expression named 'jawOpn'; did you mean 'jawOpen'"),
         ((None, {"nek": (0, 0, 0)}), "no joint named 'nek'; did you mean 'neck'"),
         (({"jawOpen": float("nan")}, None), "expression 'jawOpen' has weight nan; expected a finite number"),
-        ((None, {"neck": (0, float("inf"), 0)}), "joint 'neck' has weight inf"),
+        ((None, {"neck": (0, float("inf"), 0)}), r"joint 'neck' is turned by \[0.0, inf, 0.0\]; expected 3 finite numbers"),
+        ((None, {"neck": (0.5,)}), r"joint 'neck' is turned by \[0.5\]; expected 3 finite numbers"),
     ],
 )
 def test_a_pose_that_cannot_be_taken(given, words):
@@ -452,3 +455,14 @@ def test_a_sculpture_knows_the_head_that_it_started_from():
     assert described_head(config, None) == ({}, {})
     flame = load_config("draft", ["guidance.head=flame.npz"], prompt=config.prompt)
     assert described_head(flame, prior) == ({}, {})
+
+
+def test_the_benchmark_measures_a_rig(tmp_path, monkeypatch, capsys):
+    benchmark = Path(__file__).parent.parent / "benchmarks" / "rig.py"
+    if not benchmark.is_file():
+        pytest.skip("headsculpt runs from an installation")
+    _avatar(identity=IDENTITY, expression={}).save(tmp_path / "bust")
+    monkeypatch.setattr("sys.argv", ["rig.py", str(tmp_path / "bust")])
+    assert runpy.run_path(str(benchmark))["main"]() == 0
+    said = capsys.readouterr().out
+    assert "1 of 1 are whole" in said and "100%" in said

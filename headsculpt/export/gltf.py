@@ -14,8 +14,8 @@ from headsculpt.export.rig import Rig
 from headsculpt.meshes import Mesh
 
 STILL = 1e-5  # metres: what an expression moves by no more is left out of it
-_ARRAY, _ELEMENTS = 34962, 34963  # and its targets of buffer views
 _UBYTE, _UINT, _FLOAT = 5121, 5125, 5126  # glTF's component types
+_ARRAY, _ELEMENTS = 34962, 34963  # and its targets of buffer views
 
 
 def glb_bytes(mesh: Mesh, name: str = "head", rig: Rig | None = None) -> bytes:

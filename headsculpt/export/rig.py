@@ -198,13 +198,17 @@ def posed(
         pose: joint name -> ``(3,)`` rotation vector in radians (axis times angle).
 
     Raises:
-        ValueError: a name that the rig does not have (the nearest ones are suggested), or a number that is not finite.
+        ValueError: a name that the rig does not have (the nearest ones are suggested), a number that is not finite, or
+            a turn that is not three numbers.
     """
     points = mesh.vertices.detach().cpu().double().numpy().copy()
     for name, weight in checked_weights("expression", expression or {}, rig.expressions).items():
         points += weight * rig.expressions[name]
     turns = {name: np.asarray(list(turn), float) for name, turn in (pose or {}).items()}
-    checked_weights("joint", {name: float(turn.sum()) for name, turn in turns.items()}, rig.names)
+    checked_weights("joint", dict.fromkeys(turns, 0.0), rig.names)
+    for name, turn in turns.items():
+        if turn.shape != (3,) or not np.isfinite(turn).all():
+            raise ValueError(f"joint {name!r} is turned by {turn.tolist()}; expected 3 finite numbers: x, y and z")
     transforms: list[NDArray] = []
     for name, parent, joint in zip(rig.names, rig.parents, rig.joints, strict=True):
         local = np.eye(4)
