@@ -208,7 +208,7 @@ def test_what_stands_off_moves_as_one():
         (({"jawOpn": 1.0}, None), "no expression named 'jawOpn'; did you mean 'jawOpen'"),
         ((None, {"nek": (0, 0, 0)}), "no joint named 'nek'; did you mean 'neck'"),
         (({"jawOpen": float("nan")}, None), "expression 'jawOpen' has weight nan; expected a finite number"),
-        ((None, {"neck": (0, float("inf"), 0)}), r"joint 'neck' is turned by \[0.0, inf, 0.0\]; expected 3 finite numbers"),
+        ((None, {"neck": (0, float("inf"), 0)}), r"joint 'neck' is turned by \[0.0, inf, 0.0\]; expected 3 finite"),
         ((None, {"neck": (0.5,)}), r"joint 'neck' is turned by \[0.5\]; expected 3 finite numbers"),
     ],
 )
