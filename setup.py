@@ -25,7 +25,10 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["headsculpt", "headsculpt.*"]),
     package_data={
-        "headsculpt": ["py.typed", "presets/*.yaml", "priors/mini/*", "priors/mini/*/*", "evaluation/weights/*"],
+        "headsculpt": [
+            "py.typed", "presets/*.yaml", "priors/mini/*", "priors/mini/*/*", "evaluation/weights/*",
+            "studio/page/*",
+        ],
     },
     install_requires=[
         "torch>=2.4",
@@ -52,7 +55,7 @@ setup(
     extras_require={
         "test": test,
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5"],
-        "studio": ["gradio>=4.40"],
+        "studio": [],  # `headsculpt studio` needs no more than the rest
         "ray": ["ray>=2.30"],
         "vsd": ["peft>=0.13"],
         # A CUDA build of torch is all that a GPU needs; the back ends that are built from source, and whose

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -222,6 +221,22 @@ def export(
         print(avatar.export(path, rig=rig))
         if rig and path.suffix.lower() == ".glb" and not avatar.can_move:
             print(f"{path} has no rig: it is not known which head this one was sculpted from", file=sys.stderr)
+
+
+@app.command()
+@command
+def studio(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of runs; made if needed.")] = Path("runs"),
+    port: Annotated[int, typer.Option(help="Of the page; 0 takes any that is free.")] = 7860,
+    browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+) -> None:
+    """Sculpt and edit in a page of your browser; it is served to this machine only."""
+    from headsculpt.studio.server import serve
+
+    with usage():
+        if not 0 <= port <= 65535:
+            raise ValueError(f"--port is {port}; expected 0 to 65535")
+    serve(folder, port, browser=browser)
 
 
 @app.command()
@@ -521,11 +536,12 @@ def announce(config: SculptConfig) -> None:
         print(f'edit       "{config.edit.instruction}" (strength {config.edit.strength:g})')
     print(f'prompt     "{config.prompt}" (preset {config.preset}, seed {config.seed})')
     if config.guidance.complete_prompt:
-        from headsculpt.synthesis.completion import completed_prompt, words_left_out
+        from headsculpt.synthesis.completion import completed_prompt, unwanted, words_left_out
 
         told = config.edit.told or completed_prompt(config.prompt, config.seed)
         if told != config.prompt:
-            print(f'told as    "{told}" (guidance.complete_prompt)')
+            away = f', and not "{unwanted(told)}"' if unwanted(told) else ""
+            print(f'told as    "{told}"{away} (guidance.complete_prompt)')
         if told != config.prompt and (left_out := words_left_out(config.prompt)):
             print(f"left out   {', '.join(left_out)}: the words that this prior knows have nothing near")
     print(f"device     {describe_device(device)}")
@@ -588,9 +604,9 @@ def load_avatar(folder: Path) -> Avatar:
 
 def default_folder(prompt: str) -> Path:
     """``runs/`` and the first words of the prompt."""
-    words = re.findall(r"[a-z0-9]+", prompt.lower())
-    short = [w for w in words if w not in ("a", "an", "the", "with", "and", "of", "in", "wearing")]
-    return Path("runs") / ("-".join(short[:6] or words[:6]) or "head")[:60]
+    from headsculpt.run_folder import named_after
+
+    return Path("runs") / named_after(prompt)
 
 
 def _quoted(path: Path) -> str:

@@ -73,6 +73,7 @@ def refine_colours(
         rendering.background = background
         painted.paint(camera, seen, _target(guidance(rendering, camera, progress_at(number), generator)))
         report(number + 1)
+    painted.carry_on(fine.dmtet.surface().vertices)
 
 
 def progress_at(number: int) -> float:

@@ -10,6 +10,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -225,6 +226,18 @@ class RunFolder:
                     path.unlink(missing_ok=True)
         except OSError as error:
             raise _explained(error, self.path) from None
+
+
+def named_after(words: str) -> str:
+    """A folder's name from the first words of a prompt that say something.
+
+    Example:
+        >>> named_after("an old man with a white beard and round glasses")
+        'old-man-white-beard-round-glasses'
+    """
+    found = re.findall(r"[a-z0-9]+", words.lower())
+    short = [w for w in found if w not in ("a", "an", "the", "with", "and", "of", "in", "wearing")]
+    return ("-".join(short[:6] or found[:6]) or "head")[:60]
 
 
 def write_image(path: Path, image: Image) -> None:

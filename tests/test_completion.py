@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from headsculpt.synthesis.completion import completed_prompt
+from headsculpt.synthesis.completion import completed_prompt, unwanted
 from headsculpt.synthesis.reading import read_prompt
 
 
@@ -104,3 +104,20 @@ def test_the_painted_head_has_eyes_and_lips_but_no_hidden_parts() -> None:
     seen = np.unique(outer_faces(head, head.template))
     assert not (head.regions["teeth"][seen] > 0.5).any()
     assert (head.regions["pupil"][seen] > 0.5).any()
+
+
+@pytest.mark.parametrize(
+    "told, away",
+    [
+        ("a pale man with short black hair, wearing a red t-shirt", "a moustache"),
+        ("a pale man with short black hair, wearing a red t-shirt, clean-shaven", "a moustache"),
+        ("a grey-skinned zombie with short black hair", "a moustache"),
+        ("a pale man with short black hair and a black goatee", ""),
+        ("a smiling woman with long red hair", ""),
+        ("a tanned boy in a blue hoodie", ""),
+        ("a pale elf girl with long blonde hair", ""),
+        ("a steam-powered jetpack", ""),
+    ],
+)
+def test_a_moustache_is_kept_off_whoever_could_have_one_and_was_given_none(told, away):
+    assert unwanted(told) == away

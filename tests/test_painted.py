@@ -159,3 +159,28 @@ def test_what_no_picture_shows_is_the_ground_without_its_specks():
     torch.testing.assert_close(field(behind), Specks()(behind))
     field.paint(camera, seen, lit(seen, RED))
     torch.testing.assert_close(field(behind), torch.full((50, 3), 0.5), atol=1e-4, rtol=0)
+
+
+def test_what_no_picture_shows_takes_the_colour_of_the_nearest_point_that_one_shows():
+    mesh = trimesh.creation.box((0.6, 1.9, 0.4))  # longer than the picture is high
+    mesh = mesh.subdivide().subdivide().subdivide().subdivide()
+    vertices, faces = torch.tensor(mesh.vertices, dtype=torch.float32), torch.tensor(mesh.faces)
+    camera, seen = view(vertices, faces, half_height=0.7)
+    field = PaintedColours(Plain())
+    picture = lit(seen, RED)
+    picture[:, :64] = lit(seen, BLUE)[:, :64]  # the upper half
+    field.paint(camera, seen, picture)
+    shown = torch.tensor([[0.0, 0.4, 0.2], [0.0, -0.4, 0.2]])
+    unseen = torch.tensor([[0.0, 0.94, 0.2], [0.0, -0.94, 0.2], [0.1, -0.4, -0.2]])  # above, below, and behind
+    before = field(shown)
+    torch.testing.assert_close(field(unseen), torch.full((3, 3), GREY))
+    field.carry_on(vertices)
+    torch.testing.assert_close(field(shown), before)
+    torch.testing.assert_close(field(unseen), torch.stack([BLUE, RED, RED]), atol=0.03, rtol=0)
+
+
+def test_without_a_picture_nothing_is_carried_on():
+    vertices, _ = ball()
+    field = PaintedColours(Plain())
+    field.carry_on(vertices)
+    torch.testing.assert_close(field(vertices[:3]), torch.full((3, 3), GREY))

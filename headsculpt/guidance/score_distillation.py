@@ -20,9 +20,9 @@ from headsculpt.guidance.classifier_free import classifier_free_guidance
 from headsculpt.guidance.perp_neg import blend_weights, perp_neg_direction, view_blend
 from headsculpt.guidance.samplers import SAMPLERS
 from headsculpt.guidance.scores import Step, sds_gradient
-from headsculpt.prompts import view_prompt
+from headsculpt.prompts import head_view, view_prompt
 from headsculpt.rendering import Rendering
-from headsculpt.synthesis.completion import completed_prompt
+from headsculpt.synthesis.completion import completed_prompt, unwanted
 
 if TYPE_CHECKING:
     from headsculpt.guidance.particles import ParticleModel
@@ -165,11 +165,16 @@ class ScoreDistillation:
     def texts(self, cameras: Cameras) -> tuple[Tensor, Tensor]:
         """Text states of the positive and the negative prompts of these views, ``(B, T, D)`` each."""
         style: Any = self.config.prompt_style  # config.validated() checked it
+        azimuths = cameras.azimuth_deg.tolist()
         pairs = [
             view_prompt(self._told(half < CLOSE_UP_HALF_HEIGHT), a, style=style, back_token=self.back_token)
-            for a, half in zip(cameras.azimuth_deg.tolist(), cameras.half_height.tolist(), strict=True)
+            for a, half in zip(azimuths, cameras.half_height.tolist(), strict=True)
         ]
-        negatives = [", ".join(t for t in (n, self.negative_prompt) if t) for _, n in pairs]
+        unasked = unwanted(self.told) if self.config.complete_prompt else ""
+        negatives = []
+        for azimuth, (_, negative) in zip(azimuths, pairs, strict=True):
+            parts = (negative, "" if head_view(azimuth) == "back" else unasked, self.negative_prompt)
+            negatives.append(", ".join(part for part in parts if part))
         return self.backbone.embed([p for p, _ in pairs]), self.backbone.embed(negatives)
 
     def _noise(self, latents: Tensor, generator: torch.Generator) -> Tensor:

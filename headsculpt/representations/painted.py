@@ -25,6 +25,7 @@ from headsculpt.representations.surface_image import SeenSurface
 POWER = 4.0
 # What the colours beneath count, against that: they show where no picture looks, or only along the surface.
 GROUND = 0.001
+BARE = 99 * GROUND  # less than this in all, and the colours beneath come in
 SOFTENED = 0.02  # scene units around a point, over which they are averaged: no view has smoothed their specks
 # Pixels of the picture next to an outline, of the head or of a nose before a cheek, that do not count: a picture and
 # the surface do not agree on outlines to the pixel, and a model that works on latents blurs them.
@@ -34,6 +35,7 @@ FILLED = 0.3
 STEP = 0.03  # scene units by which a pixel's depth departs from its neighbours' mean at an outline, twice
 HIDDEN = 0.02  # scene units behind what a picture shows, from which on a point is in it less and less, to twice as many
 BORDER = 0.08  # share of the picture's width, from its border on, over which it comes to count in full
+CARRIED = 16  # nearest points whose mean goes on where no picture shows anything
 FAR = 1e3  # depth where nothing is
 
 
@@ -55,6 +57,7 @@ class PaintedColours(nn.Module):
         super().__init__()
         self.ground = ground
         self._pictures: list[_Picture] = []
+        self._carried: tuple[cKDTree, Tensor] | None = None  # points that are shown well, and their colours (N, 3)
 
     @torch.no_grad()
     def paint(self, camera: Cameras, seen: SeenSurface, picture: Tensor) -> None:
@@ -88,7 +91,38 @@ class PaintedColours(nn.Module):
         weighted[seen.index] = torch.cat([albedo * weight, weight], -1)
         self._pictures.append(_Picture(camera, depth, weighted.T.reshape(1, 4, height, width)))
 
+    @torch.no_grad()
+    def carry_on(self, points: Tensor) -> None:
+        """From now on, points that no picture shows well have the colours of the nearest ones that are shown well.
+
+        The colours beneath, which they would have, have learnt little in such places: the rim of a bust, at the border
+        of most pictures, is green or purple where its cloth is grey.
+
+        Args:
+            points: ``(N, 3)`` of the surface, such as its vertices.
+        """
+        shown = points[self._summed(points)[1][:, 0] >= BARE]
+        if len(shown):
+            self._carried = cKDTree(shown.detach().cpu().numpy()), self(shown)
+
     def forward(self, points: Tensor) -> Tensor:
+        painted, counted = self._summed(points)
+        bare = counted[:, 0] < BARE
+        if bool(bare.any()):
+            beneath = self._beneath(points[bare])
+            painted = painted.to(beneath.dtype).index_add(0, bare.nonzero()[:, 0], GROUND * beneath)
+            counted = counted + GROUND * bare[:, None].to(counted)
+        return painted / counted
+
+    def _beneath(self, points: Tensor) -> Tensor:
+        if self._carried is None:
+            return self._softened(points)
+        tree, known = self._carried
+        nearest = tree.query(points.detach().cpu().numpy(), min(CARRIED, len(known)))[1]
+        return known[torch.from_numpy(nearest.reshape(len(points), -1)).to(known.device)].mean(1)
+
+    def _summed(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """``(N, 3)`` colours of all pictures by what they count, and ``(N, 1)`` what they count in all."""
         painted, counted = torch.zeros_like(points), torch.zeros_like(points[:, :1])
         for picture in self._pictures:
             clip = picture.camera.project(points.detach().float())[0]
@@ -97,12 +131,7 @@ class PaintedColours(nn.Module):
             near = (2 - behind / HIDDEN).clamp(0, 1)
             found = (_looked_up(picture.weighted, place) * near).to(painted)
             painted, counted = painted + found[:, :3], counted + found[:, 3:]
-        bare = counted[:, 0] < 99 * GROUND  # where the ground counts for more than a hundredth
-        if bool(bare.any()):
-            beneath = self._softened(points[bare])
-            painted = painted.to(beneath.dtype).index_add(0, bare.nonzero()[:, 0], GROUND * beneath)
-            counted = counted + GROUND * bare[:, None].to(counted)
-        return painted / counted
+        return painted, counted
 
     def _softened(self, points: Tensor) -> Tensor:
         """The ground without its specks, a mean over :data:`SOFTENED`, once there are pictures; as it is before."""

@@ -13,7 +13,7 @@ from zlib import crc32
 
 import numpy as np
 
-from headsculpt.synthesis.reading import Reading, read_prompt, sentence
+from headsculpt.synthesis.reading import BEARDLESS, Reading, read_prompt, sentence
 from headsculpt.synthesis.synonyms import nearest_words
 from headsculpt.synthesis.visibility import COVERING_HATS
 from headsculpt.synthesis.wording import VAGUE_ROLES
@@ -57,6 +57,29 @@ def completed_prompt(prompt: str, seed: int = 0, *, near: bool = False) -> str:
         if found.values.get("facial_hair", "none") == "none":  # a beard keeps its colour
             added.pop("hair_colour", None)
     return sentence(Reading({**added, **found.values}, found.noun, found.sex, found.implied, found.extra))
+
+
+@lru_cache(maxsize=64)
+def unwanted(told: str) -> str:
+    """What the mini family draws although nobody asked for it, for the negative prompt: a moustache, on whoever has no
+    facial hair or was not given any. Empty for all others.
+
+    Three in four of the men that it learnt from have facial hair, and "clean-shaven" in the prompt changes nothing.
+    Named bare: of "a person with a moustache" men become women and boys.
+
+    Args:
+        told: the prompt as :func:`completed_prompt` gives it.
+
+    Example:
+        >>> unwanted("a pale man with short black hair, wearing a red t-shirt")
+        'a moustache'
+    """
+    found = read_prompt(told)
+    if not found.values and not found.noun:
+        return ""
+    bearded = found.values.get("facial_hair", "none") != "none"
+    beardless = found.sex == "female" or found.values.get("subject") in BEARDLESS
+    return "" if bearded or beardless else "a moustache"
 
 
 def in_near_words(prompt: str) -> str:

@@ -23,7 +23,7 @@ _GLUE = frozenset(
     "a an the with and in wearing of who has wears is his her its their him it them on this that made to into "
     "give make put add turn change transform let have wear dress cut tie look looks be some like very big".split()
 )
-_BEARDLESS = frozenset({"woman", "old woman", "girl", "boy"})
+BEARDLESS = frozenset({"woman", "old woman", "girl", "boy"})
 _SEX = {**dict.fromkeys(w.MALE, "male"), **dict.fromkeys(w.FEMALE, "female")}
 
 
@@ -222,7 +222,7 @@ def _after(before: Reading, changes: Mapping[str, object]) -> Reading:
         if subject not in w.HUMANS or before.values.get("subject") not in w.HUMANS:
             after.values.pop("skin", None)  # an orc is green, whatever the man was
         after.values.pop("ears", None)
-        if subject in _BEARDLESS and subject != before.values.get("subject"):
+        if subject in BEARDLESS and subject != before.values.get("subject"):
             after.values.pop("facial_hair", None)
     if before.implied and before.implied[0] in changes:  # a king without a crown is a man
         after.noun = _noun(str(before.values.get("subject", "man")), before.sex)
