@@ -536,7 +536,7 @@ def announce(config: SculptConfig) -> None:
         print(f'edit       "{config.edit.instruction}" (strength {config.edit.strength:g})')
     print(f'prompt     "{config.prompt}" (preset {config.preset}, seed {config.seed})')
     if config.guidance.complete_prompt:
-        from headsculpt.synthesis.completion import completed_prompt, unwanted, words_left_out
+        from headsculpt.synthesis.completion import completed_prompt, in_near_words, unwanted, words_left_out
 
         told = config.edit.told or completed_prompt(config.prompt, config.seed)
         if told != config.prompt:
@@ -544,6 +544,8 @@ def announce(config: SculptConfig) -> None:
             print(f'told as    "{told}"{away} (guidance.complete_prompt)')
         if told != config.prompt and (left_out := words_left_out(config.prompt)):
             print(f"left out   {', '.join(left_out)}: the words that this prior knows have nothing near")
+            if in_near_words(config.prompt) == "a person":
+                print("           say what can be seen, such as 'an old man with a white beard', or use --preset sd15")
     print(f"device     {describe_device(device)}")
     print(f"back ends  {back_ends_in_use(device)}")
     print(f"prior      {config.prior.name}, controls: {', '.join(config.prior.controls) or 'none'}")

@@ -307,3 +307,7 @@ def test_what_the_prior_has_no_words_for_is_named_before_the_run(capsys):
     assert "left out   blue, eyes: the words that this prior knows have nothing near" in said
     cli.announce(load_config("draft", prompt="a man with a beard"))
     assert "left out" not in capsys.readouterr().out
+    cli.announce(load_config("draft", prompt="qwerty"))
+    said = capsys.readouterr().out
+    assert 'a person with short black hair, wearing a grey t-shirt", and not "a moustache"' in said.replace("pale ", "")
+    assert "say what can be seen, such as 'an old man with a white beard', or use --preset sd15" in said

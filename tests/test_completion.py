@@ -19,8 +19,9 @@ def test_what_was_said_stays_and_the_rest_is_settled() -> None:
 
 
 @pytest.mark.parametrize("prompt", ["a lighthouse riding a bike", "", "qwerty"])
-def test_a_prompt_without_a_known_word_stays(prompt: str) -> None:
-    assert completed_prompt(prompt) == prompt
+def test_a_prompt_without_a_known_word_is_told_as_a_person(prompt: str) -> None:
+    assert completed_prompt(prompt) == "a pale person with short black hair, wearing a grey t-shirt"
+    assert completed_prompt(prompt, 3) != completed_prompt(prompt)
 
 
 def test_unknown_words_are_left_out() -> None:

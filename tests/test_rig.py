@@ -251,6 +251,32 @@ def test_the_mouth_opens_and_the_surface_stays_closed():
     assert dark[1] < 0.35 * dark[0]
 
 
+def test_there_are_teeth_and_a_tongue_in_an_open_mouth_that_was_shut_at_rest():
+    camera = framed([0.0], 0.0, 0.3, height=128, width=128, offset=torch.tensor([[0.0, -0.25, 0.0]]))
+
+    def inside(mesh: Mesh, rig: Rig) -> tuple[int, int]:
+        wide = posed(mesh, rig, {"jawOpen": 1.0})
+        rgb = render_mesh(wide, camera, background=(0, 0, 0), shaded=False).rgb[0]
+        ivory = (rgb > 0.6).all(-1) & (rgb[..., 0] > rgb[..., 2])
+        red = (rgb[..., 0] > 1.5 * rgb[..., 1]) & (rgb[..., 1:] < 0.3).all(-1) & (rgb[..., 0] > 0.2)
+        return int(ivory.sum()), int(red.sum())
+
+    grey = Mesh(bust().vertices, bust().faces, uv=bust().uv, texture=np.full_like(bust().texture, 100))
+    teeth, tongue = inside(*rigged(grey, IDENTITY, {}))
+    assert teeth > 40 and tongue > 40
+    assert inside(*rigged(grey, IDENTITY, {}, teeth=False)) == (0, 0)
+    assert inside(*rigged(grey, IDENTITY, {"jawOpen": 0.4})) == (0, 0)
+
+
+def test_statues_have_no_teeth(monkeypatch):
+    asked: list[bool] = []
+    made = moving_bust()
+    monkeypatch.setattr("headsculpt.export.rig.rigged", lambda *_, teeth: asked.append(teeth) or made)
+    for prompt in ("a man with a moustache", "a marble bust of a man", "a bronze statue of an old woman"):
+        Avatar(bust(), AvatarInfo(prompt=prompt, identity=IDENTITY, expression={})).rigged()
+    assert asked == [True, False, False]
+
+
 def test_nothing_of_the_pocket_shows_at_rest():
     mesh, _ = moving_bust()
     for azimuth in (0.0, 40.0):

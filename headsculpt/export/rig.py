@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 SKIN = 0.012  # scene units: what stands off by no more lies on the skin, and moves just as it does
 NEAR = 0.08  # scene units: edges further off are not halved
 ERROR = 0.0015  # scene units: edges are halved until no expression bends one by more
+OPEN = 0.15  # weight of jawOpen at rest, from which on a mouth is open
 SHORTEST = 0.008  # scene units: edges shorter than this are not halved
 
 
@@ -52,12 +53,15 @@ class Rig:
     expressions: dict[str, NDArray]
 
 
-def rigged(mesh: Mesh, identity: Mapping[str, float], expression: Mapping[str, float]) -> tuple[Mesh, Rig]:
+def rigged(
+    mesh: Mesh, identity: Mapping[str, float], expression: Mapping[str, float], *, teeth: bool = True
+) -> tuple[Mesh, Rig]:
     """A sculpture that can move: its mesh, finer where the face bends, and its rig.
 
     Args:
         mesh: scene units; UVs and texture are kept.
         identity, expression: weights of the built-in head that it was sculpted from.
+        teeth: whether it has some; a mouth that is open at rest shows what is painted on it.
 
     Returns:
         the mesh, of the same surface, and the rig of its vertices.
@@ -65,7 +69,7 @@ def rigged(mesh: Mesh, identity: Mapping[str, float], expression: Mapping[str, f
     motion = HeadMotion(identity, expression)
     mesh, values = halved(mesh, motion)
     mesh, values = _with_lids(mesh, values, motion)
-    mesh, values, mouth = _with_mouth(mesh, values, motion)
+    mesh, values, mouth = _with_mouth(mesh, values, motion, teeth and expression.get("jawOpen", 0.0) < OPEN)
     reach = np.maximum(values[:, OFF].numpy() - SKIN, 0)
     if mouth is None:
         moves = evened_out(mesh, values[:, MOVES].numpy(), reach)
@@ -87,7 +91,9 @@ def rigged(mesh: Mesh, identity: Mapping[str, float], expression: Mapping[str, f
     )
 
 
-def _with_mouth(mesh: Mesh, values: Tensor, motion: HeadMotion) -> tuple[Mesh, Tensor, Mouth | None]:
+def _with_mouth(
+    mesh: Mesh, values: Tensor, motion: HeadMotion, teeth: bool
+) -> tuple[Mesh, Tensor, Mouth | None]:
     """The mesh with a mouth that opens, where it has a line between its lips, and what its vertices do."""
     edges, share = lip_crossings(mesh, values, motion)
     if len(edges):
@@ -95,7 +101,7 @@ def _with_mouth(mesh: Mesh, values: Tensor, motion: HeadMotion) -> tuple[Mesh, T
         split = with_split_edges(mesh, edges, share)
         more = torch.cat([values, motion.at(split.vertices[count:])])
         line = line_of(split, np.arange(count, len(split.vertices)), more[:, ALONG].numpy())
-        made = None if line is None else opened(split, line, more[:, SIDE].numpy())
+        made = None if line is None else opened(split, line, more[:, SIDE].numpy(), teeth=teeth)
         if made is not None:
             opened_mesh, mouth = made
             inner = mouth.upper[1:-1]

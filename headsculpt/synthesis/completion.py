@@ -30,7 +30,7 @@ CAP = ("red", "blue", "green", "yellow")  # of caps and beanies; one more than s
 
 @lru_cache(maxsize=64)  # asked for every view of every step
 def completed_prompt(prompt: str, seed: int = 0, *, near: bool = False) -> str:
-    """The prompt with plain answers to what it leaves open; unchanged where no word of it was understood.
+    """The prompt with plain answers to what it leaves open; of a person where no word of it was understood.
 
     Args:
         prompt: in the user's words, said again in nearer ones where they are not all understood
@@ -45,8 +45,6 @@ def completed_prompt(prompt: str, seed: int = 0, *, near: bool = False) -> str:
     """
     prompt = in_near_words(prompt)
     found = read_prompt(prompt)
-    if not found.values and not found.noun:
-        return prompt
     # By the noun as well, or all heads of one seed would wear one shirt; by nothing else that is said, so that an
     # edit which adds a hat leaves the shirt alone.
     who = found.noun or str(found.values.get("subject", ""))
@@ -84,7 +82,8 @@ def unwanted(told: str) -> str:
 
 def in_near_words(prompt: str) -> str:
     """The prompt in the words of the vocabulary: said again in the nearest ones where not all of it is understood,
-    and without what has none (:func:`words_left_out`). Unchanged where no word of it is understood.
+    and without what has none (:func:`words_left_out`). "a person" where no word of it is understood: of words that it
+    never met, a model draws another head in every view.
 
     Example:
         >>> in_near_words("a wizard with a white beard, glasses and a wand")
@@ -95,7 +94,7 @@ def in_near_words(prompt: str) -> str:
         found = read_prompt(nearest_words(prompt))
     elif found.values or found.noun:
         return prompt
-    return sentence(found) if found.values or found.noun else prompt
+    return sentence(found) if found.values or found.noun else "a person"
 
 
 def words_left_out(prompt: str) -> list[str]:

@@ -36,7 +36,7 @@ _ROLES = {
     "cowboy": "gunslinger sheriff rancher gaucho", "cowgirl": "cowwoman", "pirate": "corsair buccaneer privateer",
     "businessman": "executive banker lawyer politician president salesman agent", "gentleman": "lord duke butler count",
     "old man": _OLD_MEN, "old woman": _OLD_WOMEN, "man": _MEN, "woman": _WOMEN,
-    "boy": "kid child toddler youngster urchin", "elf girl": "fairy pixie nymph dryad", "elf": "half-elf",
+    "boy": "kid child toddler infant youngster urchin", "elf girl": "fairy pixie nymph dryad", "elf": "half-elf",
     "orc": "goblin ogre troll hobgoblin uruk demon devil gargoyle", "alien": "xenomorph",
     "zombie": "mummy ghoul corpse lich revenant skeleton",
 }  # fmt: skip
@@ -69,6 +69,7 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"(?:(?:photo)?realistic |hyperrealistic )?(?:portrait )?photo(?:graph)? of", ""),
     (r"(?:highly |very |ultra )?detailed|photorealistic|hyperrealistic|[248]k|hd|hdr", ""),
     # Hair: its forms, then its colours.
+    (r"(?:without|with no|has no|having no) (?:any )?hair(?! on)", "with a bald head"),
     (r"(?:dreadlocks|dreads|afro|perm|ringlets|cornrows)(?: hair)?", "curls"),
     (r"(?:wavy|frizzy|kinky|fuzzy|permed|tousled)(?= )", "curly"),
     (r"(?:two |twin |long )?(?P<c>(?:[a-z]+ )?)(?:braids?|plaits?|pigtails?|pony-tail)", r"\g<c>ponytail"),
@@ -185,6 +186,8 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"(?P<who>elf|elven|orc|zombie|undead|alien) (?:queen|princess|empress)", r"\g<who> woman with a golden crown"),
     (rf"(?:{'|'.join((_MEN + ' ' + _WOMEN).split())})(?= (?:{_PEOPLE}|kid|lad|toddler|cowboy|cowgirl)\b)", ""),
     (r"office worker", "businessman"),
+    (r"punk rocker", "man"),
+    (r"(?:baby|newborn)(?! (?:blue|pink))", "boy"),
     (r"(?:santa(?: claus)?|father christmas)", "old man with a white beard and a red beanie"),
     *((rf"(?<!orc )(?<!orcish )(?:{'|'.join(words.split())})(?!-)", noun) for noun, words in _ROLES.items()),
     # Of what.
