@@ -149,8 +149,8 @@ def opened(mesh: Mesh, line: NDArray, side: NDArray, *, teeth: bool = True) -> t
 
 
 def _pocket(mouth: Mouth) -> tuple[NDArray, NDArray, NDArray]:
-    """Faces ``(P, 3)`` from the upper lip to the back and to the lower lip; where along the mouth their corners lie, -1 to
-    1; and how deep, 0 at the lips, 1 at the back above, -1 at the back below."""
+    """Faces ``(P, 3)`` from the upper lip to the back and to the lower lip; where along the mouth their corners lie, -1
+    to 1; and how deep, 0 at the lips, 1 at the back above, -1 at the back below."""
     back = np.concatenate([mouth.upper[:1], mouth.back, mouth.upper[-1:]])
     at = np.linspace(-1, 1, len(back))
     faces, alongs, depths = [], [], []
@@ -200,8 +200,8 @@ def _painted(mesh: Mesh, line: NDArray, teeth: bool) -> tuple[NDArray | None, tu
 
 
 def _inside(patch: int, lips: NDArray, teeth: bool) -> NDArray:
-    """``(2 patch + 1, 2 patch + 1, 3)`` in [0, 255]: the pocket, spread out. The lips are its middle row, the back of its
-    upper half is at the top, that of its lower half at the bottom; the mouth's corners are left and right."""
+    """``(2 patch + 1, 2 patch + 1, 3)`` in [0, 255]: the pocket, spread out. The lips are its middle row, the back of
+    its upper half is at the top, that of its lower half at the bottom; the mouth's corners are left and right."""
     places = np.clip(np.linspace(-1, 1, 2 * patch + 1) * patch / (patch - 1), -1, 1)  # as far as UVs reach
     along, deep = places[None, :, None], np.abs(places)[:, None, None]
     above = places[:, None, None] < 0
