@@ -233,6 +233,7 @@ class Avatar:
             ValueError: it is not known which head this was sculpted from.
         """
         from headsculpt.export.rig import rigged
+        from headsculpt.synthesis.completion import in_near_words
         from headsculpt.synthesis.reading import read_prompt
 
         if self.info.identity is None:
@@ -242,7 +243,8 @@ class Avatar:
                 "or older), so it cannot move; sculpt it again, or edit it"
             )
         if self._rigged is None or self._rigged[0] is not self.mesh:
-            alive = read_prompt(self.info.prompt).values.get("material", "plain") == "plain"  # statues have no teeth
+            said = read_prompt(in_near_words(self.info.prompt)).values
+            alive = said.get("material", "plain") == "plain"  # statues have no teeth
             self._rigged = (self.mesh, rigged(self.mesh, self.info.identity, self.info.expression or {}, teeth=alive))
         return self._rigged[1]
 

@@ -540,8 +540,9 @@ def announce(config: SculptConfig) -> None:
 
         told = config.edit.told or completed_prompt(config.prompt, config.seed)
         if told != config.prompt:
-            away = f', and not "{unwanted(told)}"' if unwanted(told) else ""
-            print(f'told as    "{told}"{away} (guidance.complete_prompt)')
+            print(f'told as    "{told}" (guidance.complete_prompt)')
+        if config.guidance.keep_off and (away := unwanted(told)):
+            print(f'kept off   "{away}" (guidance.keep_off)')
         if told != config.prompt and (left_out := words_left_out(config.prompt)):
             print(f"left out   {', '.join(left_out)}: the words that this prior knows have nothing near")
             if in_near_words(config.prompt) == "a person":

@@ -103,6 +103,8 @@ class GuidanceConfig:
         prompt_style: ``headsculpt`` names the view as the paper does, ``mini`` as the mini family learned it.
         complete_prompt: settle what the prompt leaves open (skin, hair, clothes) from the seed, in the words of
             the mini family; see :mod:`headsculpt.synthesis.completion`.
+        keep_off: with ``complete_prompt``, guidance away from what the mini family draws although nobody asks for it
+            (:func:`headsculpt.synthesis.completion.unwanted`; ours).
         landmark_rule: ``visible`` draws the landmarks that the camera sees, ``published`` all but from behind.
         landmarks_until: share of a stage after which the landmark ControlNet rests.
         text_to_head: start from the head that the prompt describes (mini family) instead of the template.
@@ -131,6 +133,7 @@ class GuidanceConfig:
     drawn_colours: bool = False
     prompt_style: str = "mini"
     complete_prompt: bool = True
+    keep_off: bool = True
     landmark_rule: str = "visible"
     landmarks_until: float = 1.0
     text_to_head: bool = True
@@ -246,11 +249,14 @@ class RefineConfig:
         t_window: how far below that it may be.
         denoise_steps: predictions of each picture.
         tet_resolution: of the grid that the shape is put on first.
+        carry_on: places that no picture shows take the colour of the nearest one that is shown
+            (:meth:`headsculpt.representations.painted.PaintedColours.carry_on`).
         Others: as in :class:`CoarseConfig`.
     """
 
     views: int = 15
     tet_resolution: int = 160
+    carry_on: bool = True
     guidance_scale: float = 3.0
     landmarks_guided: bool = True
     t_min: float = 0.02
@@ -424,6 +430,8 @@ def _from_tree(tree: Mapping[str, Any]) -> SculptConfig:
         config.guidance.sampler = "ddim"
     if "cameras.busts_first" not in given:  # of 0.16.0
         config.cameras.busts_first = 0.0
+    if "guidance.keep_off" not in given:  # these two are of 0.19.0
+        config.guidance.keep_off = config.refine.carry_on = False
     if "fine.relief" not in given:  # this and the grid are of 0.9.0
         config.fine.relief, config.refine.tet_resolution = 0.0, config.fine.tet_resolution
     return validated(config)

@@ -33,18 +33,22 @@ def sculpt_run(
         guidance, progress: as in :func:`headsculpt.sculpting.sculpt`.
         stage: told in a few words what is being done after the loop.
         write: whether to write the outputs, or only return the avatar.
+
+    Raises:
+        BusyError: another process is at work on the run.
     """
     from headsculpt.editing import edited_info, load_source
     from headsculpt.sculpting import sculpt
 
-    head = sculpt(config, run, guidance=guidance, progress=progress)
-    stage("unwrapping and baking the texture")
-    avatar = finished_avatar(head, config)
-    if config.edit.instruction:
-        avatar.info = edited_info(avatar.info, load_source(run).info, config)
-    if write:
-        stage("writing the avatar, its GLB and its pictures")
-        write_outputs(avatar, run, config)
+    with run.at_work():
+        head = sculpt(config, run, guidance=guidance, progress=progress)
+        stage("unwrapping and baking the texture")
+        avatar = finished_avatar(head, config)
+        if config.edit.instruction:
+            avatar.info = edited_info(avatar.info, load_source(run).info, config)
+        if write:
+            stage("writing the avatar, its GLB and its pictures")
+            write_outputs(avatar, run, config)
     return avatar
 
 

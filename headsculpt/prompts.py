@@ -78,8 +78,11 @@ def check_prompt(text: str, *, what: str = "prompt") -> str:
         what: how messages call it.
 
     Raises:
-        ValueError: nothing but space, or more than ``MAX_WORDS`` words.
+        ValueError: nothing but space, more than ``MAX_WORDS`` words, or what is no character.
     """
+    unreadable = next((c for c in text if c == "\0" or "\ud800" <= c <= "\udfff"), None)
+    if unreadable is not None:
+        raise ValueError(f"the {what} holds {unreadable!r}, which is no character; type it anew")
     words = len(text.split())
     if words == 0:
         raise ValueError(

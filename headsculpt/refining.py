@@ -73,7 +73,8 @@ def refine_colours(
         rendering.background = background
         painted.paint(camera, seen, _target(guidance(rendering, camera, progress_at(number), generator)))
         report(number + 1)
-    painted.carry_on(fine.dmtet.surface().vertices)
+    if config.refine.carry_on:
+        painted.carry_on(fine.dmtet.surface().vertices)
 
 
 def progress_at(number: int) -> float:

@@ -12,9 +12,11 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from headsculpt.config import SculptConfig, read_config, to_yaml
 
@@ -38,6 +40,10 @@ CONTENTS = (
     "preview.png",
     "turntable.webp",
 )
+
+
+class BusyError(RuntimeError):
+    """A run that another process is at work on."""
 
 
 class RunFolder:
@@ -133,6 +139,29 @@ class RunFolder:
         """Whether all outputs are there; the turntable is written last."""
         names = ("avatar/avatar.json", "avatar.glb", "preview.png", "turntable.webp")
         return all((self.path / name).is_file() for name in names)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Keeps the run from other processes, as long as this one is at work on it or until it ends.
+
+        Raises:
+            BusyError: another one is.
+        """
+        with self.config_path.open("rb") as file:
+            if not _locked(file):
+                raise BusyError(f"{self.path} is at work already, in another process")
+            yield
+
+    @property
+    def busy(self) -> bool:
+        """Whether a process is at work on it."""
+        try:
+            with self.at_work():
+                return False
+        except BusyError:
+            return True
+        except OSError:
+            return False
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Appends one line of JSON to ``progress.jsonl``."""
@@ -271,6 +300,24 @@ def write_atomically(path: Path, content: bytes | memoryview, *, durable: bool =
         except OSError:
             pass
         raise _explained(error, path) from None
+
+
+def _locked(file: BinaryIO) -> bool:
+    """Takes the lock that ends with the file or with the process; whether it could be had."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(1 << 30)  # nothing is there: others may go on reading
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        # Other errors mean a file system without locks.
+        return error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+    return True
 
 
 def random_state() -> dict[str, Any]:

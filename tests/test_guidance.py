@@ -203,6 +203,7 @@ def test_a_moustache_that_nobody_asked_for_is_kept_away_where_a_face_is_seen(
         ("a man", GuidanceConfig(), "a hat", ["a moustache, a hat", "a moustache, a hat", "a hat"]),
         ("a man with a beard", GuidanceConfig(), "", ["", "", ""]),
         ("a man", GuidanceConfig(complete_prompt=False), "", ["", "", ""]),
+        ("a man", GuidanceConfig(keep_off=False), "", ["", "", ""]),
     ):
         ScoreDistillation(backbone, prompt, config, CoarseConfig(), negative_prompt=given).texts(cameras)
         assert said[-1] == expected

@@ -272,7 +272,7 @@ def test_statues_have_no_teeth(monkeypatch):
     asked: list[bool] = []
     made = moving_bust()
     monkeypatch.setattr("headsculpt.export.rig.rigged", lambda *_, teeth: asked.append(teeth) or made)
-    for prompt in ("a man with a moustache", "a marble bust of a man", "a bronze statue of an old woman"):
+    for prompt in ("a man with a moustache", "a plaster bust of a man", "a bronze statue of an old woman"):
         Avatar(bust(), AvatarInfo(prompt=prompt, identity=IDENTITY, expression={})).rigged()
     assert asked == [True, False, False]
 

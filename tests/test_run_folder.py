@@ -2,13 +2,15 @@
 
 import errno
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
 from headsculpt.config import load_config
-from headsculpt.run_folder import RunFolder, write_atomically
+from headsculpt.run_folder import BusyError, RunFolder, write_atomically
 
 
 @pytest.fixture
@@ -126,3 +128,30 @@ def test_progress_and_previews(tmp_path, config):
     run.log({"stage": "coarse", "step": 2})
     assert [json.loads(line)["step"] for line in run.progress_path.read_text().splitlines()] == [1, 2]
     assert run.save_preview("coarse", np.zeros((4, 4, 3), np.uint8)).is_file()
+
+
+def test_one_process_at_a_time_is_at_work_on_a_run(tmp_path):
+    run = RunFolder.create(tmp_path / "run", load_config("draft", prompt="an egg"))
+    assert not run.busy
+    with run.at_work():
+        again = RunFolder.open(run.path)
+        assert again.busy
+        with pytest.raises(BusyError, match="run is at work already, in another process"):
+            with again.at_work():
+                pass
+        program = "import sys; from headsculpt.run_folder import RunFolder; sys.exit(RunFolder(sys.argv[1]).busy)"
+        assert subprocess.run([sys.executable, "-c", program, run.path]).returncode == 1
+        assert run.config().prompt == "an egg"  # it can still be read
+    assert not again.busy
+    assert not RunFolder(tmp_path / "nothing").busy
+
+
+def test_a_file_system_without_locks_has_none(tmp_path, monkeypatch):
+    run = RunFolder.create(tmp_path / "run", load_config("draft", prompt="an egg"))
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", refuse)
+    with run.at_work():
+        assert not run.busy

@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import shutil
+import signal
 import socket
 import sys
 import threading
@@ -18,6 +20,7 @@ from typer.testing import CliRunner
 
 from headsculpt import cli
 from headsculpt.config import load_config
+from headsculpt.console import INTERRUPTED
 from headsculpt.run_folder import RunFolder
 from headsculpt.studio import server as server_module
 from headsculpt.studio.jobs import PRESETS, Job, Jobs
@@ -124,6 +127,8 @@ def test_a_failure_says_why_and_what_waits_can_be_taken_back(jobs):
     "given, message",
     [
         (("",), "the prompt is empty"),
+        (("an \0 egg",), r"the prompt holds '\x00', which is no character; type it anew"),
+        (("an \ud800 egg",), r"the prompt holds '\ud800', which is no character"),
         (("egg " * 101,), "the prompt has 101 words and the limit is 100"),
         (("an egg", "maxi"), f"unknown preset 'maxi'; expected one of {', '.join(PRESETS)}"),
         (("an egg", "mini", -1), "seed is -1"),
@@ -155,8 +160,9 @@ def test_closing_stops_what_runs_and_takes_nothing_new(tmp_path):
     jobs = Jobs(tmp_path, [sys.executable, "-c", SIGTERM_STOPS + STAND_IN])
     name = jobs.generate("a slow egg")
     until(lambda: head(jobs, name)["picture"])
+    waiting = jobs.generate("another egg")
     jobs.close()
-    assert state(jobs, name) == "stopped"
+    assert state(jobs, name) == "stopped" and not (tmp_path / waiting).exists()
     with pytest.raises(ValueError, match="the studio is closing"):
         jobs.generate("an egg")
 
@@ -179,7 +185,61 @@ def test_what_a_run_says_of_its_time():
 def test_a_folder_that_cannot_be_read_is_shown_with_the_reason(jobs):
     run = RunFolder.create(jobs.folder / "broken", load_config("draft", prompt="an egg"))
     run.config_path.write_text("prompt: [")
-    assert head(jobs, "broken")["state"] == "stopped" and "config.yaml" in head(jobs, "broken")["note"]
+    assert head(jobs, "broken")["state"] == "failed" and "config.yaml" in head(jobs, "broken")["note"]
+
+
+def test_folders_that_are_not_ours_to_read_or_just_deleted_are_left_out(jobs, monkeypatch):
+    RunFolder.create(jobs.folder / "ours", load_config("draft", prompt="an egg"))
+    RunFolder.create(jobs.folder / "theirs", load_config("draft", prompt="an egg"))
+    readable = Path.is_file
+
+    def is_file(path: Path) -> bool:
+        if path.parent.name == "theirs":
+            raise PermissionError(13, "Permission denied", str(path))
+        return readable(path)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    assert [each["name"] for each in jobs.heads()] == ["ours"]
+
+
+def test_a_run_that_another_program_is_at_work_on(jobs):
+    run = RunFolder.create(jobs.folder / "egg", load_config("draft", prompt="an egg"))
+    with run.at_work():
+        assert state(jobs, "egg") == "busy"
+        with pytest.raises(ValueError, match="'egg' is at work already"):
+            jobs.resume("egg")
+    assert state(jobs, "egg") == "stopped"
+
+
+def test_a_second_stop_does_not_interrupt_the_end_of_the_step(tmp_path):
+    # The first signal is taken as a wish; a second one would end it at once.
+    patient = STAND_IN.replace('while "slow" in words:', "while not signals:").replace(
+        "run.avatar.mkdir", "time.sleep(0.3)\nassert len(signals) == 1, signals\nsys.exit(130)\nrun.avatar.mkdir"
+    )
+    wish = "import signal\nsignals = []\nsignal.signal(signal.SIGTERM, lambda *_: signals.append(1))\n"
+    jobs = Jobs(tmp_path, [sys.executable, "-c", wish + patient])
+    name = jobs.generate("a slow egg")
+    until(lambda: head(jobs, name)["picture"])
+    jobs.stop(name)
+    assert state(jobs, name) == "stopping"
+    jobs.stop(name)
+    until(lambda: state(jobs, name) != "stopping")
+    assert state(jobs, name) == "stopped" and jobs._jobs[name].status == INTERRUPTED
+    jobs.close()
+
+
+def test_a_deleted_head_is_no_longer_shown(jobs):
+    name = jobs.generate("an egg")
+    until(lambda: state(jobs, name) == "finished")
+    shutil.rmtree(jobs.folder / name)
+    assert jobs.heads() == []
+
+
+def test_a_process_that_cannot_be_started_does_not_hold_up_the_others(jobs, monkeypatch):
+    monkeypatch.setattr("headsculpt.studio.jobs.check_prompt", lambda text, **_: text)
+    bad, good = jobs.generate("a nul \0"), jobs.generate("an egg")
+    until(lambda: state(jobs, good) == "finished")
+    assert state(jobs, bad) == "failed" and "null byte" in head(jobs, bad)["note"]
 
 
 @pytest.fixture
@@ -262,6 +322,7 @@ def test_a_head_is_ordered_shown_and_taken_along(studio):
         ("POST", "/api/generate", b"{}", {"Content_Type": "text/plain"}, 415, "orders are application/json"),
         ("POST", "/api/generate", b" " * 100_001, {}, 413, "an order has at most 100000 bytes"),
         ("POST", "/api/edit", {"source": "a", "instruction": "b", "strength": "c"}, {}, 400, "strength must be a num"),
+        ("POST", "/api/edit", {"source": "a", "instruction": "b", "strength": True}, {}, 400, "strength must be a num"),
         ("POST", "/api/stop", {"name": "egg"}, {}, 400, "'egg' is not at work"),
         ("POST", "/api/resume", {"name": "egg"}, {}, 400, "there is no head 'egg'"),
     ],
@@ -270,6 +331,21 @@ def test_what_is_refused(studio, method, path, given, headers, status, message):
     RunFolder.create(studio.jobs.folder / "real", load_config("draft", prompt="an egg"))
     found, content, _ = ask(studio, method, path, given, **headers)
     assert found == status and message in json.loads(content)["error"]
+
+
+def test_other_sites_cannot_frame_it_and_a_defect_is_answered(studio, monkeypatch, capsys):
+    def broken() -> list:
+        raise LookupError("lost")
+
+    monkeypatch.setattr(studio.jobs, "heads", broken)
+    connection = http.client.HTTPConnection("127.0.0.1", studio.server_port)
+    connection.request("GET", "/api/heads")
+    answer = connection.getresponse()
+    assert answer.status == 500 and "LookupError: lost (a defect of headsculpt)" in answer.read().decode()
+    assert answer.headers["Content-Security-Policy"] == "frame-ancestors 'none'"
+    assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert "LookupError" in capsys.readouterr().err
 
 
 def test_a_port_that_is_taken(studio, tmp_path, capsys):
@@ -291,7 +367,12 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path, capsys, monkeypatc
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Studio, "serve_forever", interrupted)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     server_module.serve(tmp_path / "runs", 0)
+    assert signal.getsignal(signal.SIGHUP) is signal.default_int_handler
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    until(lambda: opened)
     said = capsys.readouterr().out
     assert opened == [re.search(r"http://127.0.0.1:\d+/", said).group()]
     assert "closing: what is at work is kept" in said and (tmp_path / "runs").is_dir()

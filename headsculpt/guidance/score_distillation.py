@@ -170,7 +170,7 @@ class ScoreDistillation:
             view_prompt(self._told(half < CLOSE_UP_HALF_HEIGHT), a, style=style, back_token=self.back_token)
             for a, half in zip(azimuths, cameras.half_height.tolist(), strict=True)
         ]
-        unasked = unwanted(self.told) if self.config.complete_prompt else ""
+        unasked = unwanted(self.told) if self.config.complete_prompt and self.config.keep_off else ""
         negatives = []
         for azimuth, (_, negative) in zip(azimuths, pairs, strict=True):
             parts = (negative, "" if head_view(azimuth) == "back" else unasked, self.negative_prompt)

@@ -7,6 +7,7 @@ work as Ctrl-C does, and a crash takes nothing else with it. One runs at a time,
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,10 +15,11 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from headsculpt.config import SculptConfig, load_config
+from headsculpt.config import SculptConfig, load_config, read_config
 from headsculpt.console import INTERRUPTED
 from headsculpt.prompts import check_prompt
 from headsculpt.run_folder import RunFolder, named_after
@@ -52,7 +54,7 @@ class Job:
     @property
     def state(self) -> str:
         if self.status is None:
-            return "waiting" if self.process is None else "running"
+            return "waiting" if self.process is None else "stopping" if self.stopping else "running"
         if self.status == 0:
             return "finished"
         return "stopped" if self.stopping or self.status == INTERRUPTED else "failed"
@@ -60,7 +62,7 @@ class Job:
     @property
     def share(self) -> float:
         """How much of its time is over, 0 to 1, by what it says itself."""
-        for line in reversed(self.lines):
+        for line in reversed(list(self.lines)):  # it may be adding one
             if found := _TIME.search(line):
                 gone, left = (_seconds(found[part]) for part in ("gone", "left"))
                 return gone / max(1, gone + left)
@@ -126,6 +128,8 @@ class Jobs:
         run = self.run(name)
         if run.finished:
             raise ValueError(f"{name!r} is finished: nothing is left to do")
+        if run.busy:
+            raise ValueError(f"{name!r} is at work already")
         with self._changed:
             job = self._jobs.get(name)
             if job is not None and job.status is None:
@@ -142,6 +146,8 @@ class Jobs:
             job = self._jobs.get(name)
             if job is None or job.status is not None:
                 raise ValueError(f"{name!r} is not at work")
+            if job.stopping:
+                return  # a second signal would not wait for the end of the step
             job.stopping = True
             if job.process is not None:
                 job.process.terminate()  # the command line takes it as it takes Ctrl-C
@@ -157,17 +163,22 @@ class Jobs:
 
     def heads(self) -> list[dict[str, Any]]:
         """What the page shows of each run, the newest first: ``name``, ``prompt``, ``instruction``, ``preset``,
-        ``seed``, ``lineage``, ``state`` (waiting, running, finished, stopped or failed), ``share`` of its time,
-        ``note`` (what it said last) and ``picture`` (a number that changes with its newest picture, 0 for none)."""
+        ``seed``, ``lineage``, ``state`` (waiting, running, stopping, finished, stopped, failed, or busy: in another
+        program), ``share`` of its time, ``note`` (what it said last) and ``picture`` (a number that changes with its
+        newest picture, 0 for none)."""
         with self._changed:
             jobs = dict(self._jobs)
+            # Waiting, or refused before there was a folder; of others without one it was deleted.
+            shown = {name for name, job in jobs.items() if job.status is None or job.state == "failed"}
         found = []
         for path in self.folder.iterdir():
-            if (path / "config.yaml").is_file():
-                found.append((path.stat().st_mtime, _shown(RunFolder(path), jobs.pop(path.name, None))))
+            try:
+                if (path / "config.yaml").is_file():
+                    found.append((path.stat().st_mtime, _shown(RunFolder(path), jobs.pop(path.name, None))))
+            except OSError:
+                continue  # not ours to read, or just deleted
         ordered = [head for _, head in sorted(found, key=lambda entry: (entry[0], entry[1]["name"]), reverse=True)]
-        # Waiting, or refused before there was a folder.
-        return [_without_folder(job) for job in jobs.values() if not job.stopping] + ordered
+        return [_without_folder(job) for name, job in jobs.items() if name in shown] + ordered
 
     def close(self) -> None:
         """Stops what runs, which keeps its work, and takes nothing new."""
@@ -212,8 +223,9 @@ class Jobs:
                     job.process = subprocess.Popen(
                         [*self.program, *job.arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                         stdin=subprocess.DEVNULL, text=True, encoding="utf-8", errors="replace", start_new_session=True,
+                        env=_environment(),
                     )  # fmt: skip
-                except OSError as error:
+                except (OSError, ValueError) as error:
                     job.lines.append(f"error: {error}")
                     job.status = 1
                     continue
@@ -225,16 +237,17 @@ class Jobs:
 
 
 def _shown(run: RunFolder, job: Job | None) -> dict[str, Any]:
+    note, state, share = "", "stopped", 0.0
     try:
-        config = run.config()
-    except (ValueError, OSError) as error:  # a folder of another version, or half copied
-        config, note = SculptConfig(prompt=run.path.name), str(error)
-    else:
-        note = ""
-    state = "finished" if run.finished else "stopped"
-    share = 1.0 if run.finished else 0.0
+        config = _config(run.config_path, _stamp(run.config_path))
+    except ValueError as error:  # a folder of another version, or half copied
+        config, state, note = SculptConfig(prompt=run.path.name), "failed", str(error)
     if job is not None and not (run.finished and job.status is not None):
         state, share, note = job.state, job.share, _last_words(job)
+    elif run.finished:
+        state, share = "finished", 1.0
+    elif run.busy:
+        state = "busy"
     picture = newest_picture(run)
     return {
         "name": run.path.name,
@@ -267,18 +280,42 @@ def newest_picture(run: RunFolder) -> Path | None:
 
 
 def _lineage(run: RunFolder) -> list[str]:
+    about = run.avatar / "avatar.json"
     try:
-        return [str(words) for words in json.loads((run.avatar / "avatar.json").read_text("utf-8"))["lineage"]]
+        return list(_lineage_in(about, _stamp(about)))
     except (OSError, ValueError, KeyError, TypeError):
         return []
 
 
+# The page asks every second, and reading all settings of all heads anew keeps a core busy.
+@lru_cache(maxsize=4096)
+def _config(path: Path, stamp: tuple[int, int]) -> SculptConfig:
+    return read_config(path)
+
+
+@lru_cache(maxsize=4096)
+def _lineage_in(path: Path, stamp: tuple[int, int]) -> tuple[str, ...]:
+    return tuple(str(words) for words in json.loads(path.read_text("utf-8"))["lineage"])
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Differs where a file was written anew."""
+    about = path.stat()
+    return about.st_mtime_ns, about.st_size
+
+
+def _environment() -> dict[str, str]:
+    """Of a run: it prints UTF-8, whatever the locale, and no colours."""
+    return {**{k: v for k, v in os.environ.items() if k != "FORCE_COLOR"}, "PYTHONIOENCODING": "utf-8"}
+
+
 def _last_words(job: Job) -> str:
     """The last line that it said; of a failure, the error."""
+    lines = list(job.lines)
     if job.state == "failed":
-        errors = [line for line in job.lines if line.startswith("error: ")]
+        errors = [line for line in lines if line.startswith("error: ")]
         return errors[-1].removeprefix("error: ") if errors else f"ended with exit status {job.status}"
-    return job.lines[-1] if job.lines else ""
+    return lines[-1] if lines else ""
 
 
 def _seconds(text: str) -> float:

@@ -7,6 +7,11 @@ is open in the same browser can neither read what is here nor give orders.
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
+import threading
+import traceback
 import webbrowser
 from collections.abc import Callable
 from http import HTTPStatus
@@ -51,7 +56,7 @@ class Studio(ThreadingHTTPServer):
     """
 
     daemon_threads = True
-    allow_reuse_address = True
+    allow_reuse_address = os.name != "nt"  # there it means that two may have one port
 
     def __init__(self, folder: str | Path, port: int = 7860) -> None:
         try:
@@ -79,9 +84,12 @@ def serve(folder: str | Path, port: int = 7860, *, browser: bool = True) -> None
     """
     studio = Studio(folder, port)
     print(f"studio of {Path(folder)} at {studio.address} (Ctrl-C ends it, and keeps the work)", flush=True)
-    if browser:
-        webbrowser.open(studio.address)
+    for name in ("SIGTERM", "SIGHUP"):  # a closed window or a lost connection, too
+        if hasattr(signal, name) and threading.current_thread() is threading.main_thread():
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     try:
+        if browser:  # some browsers return only when they are closed
+            threading.Thread(target=webbrowser.open, args=(studio.address,), daemon=True).start()
         studio.serve_forever()
     except KeyboardInterrupt:
         print("closing: what is at work is kept", flush=True)
@@ -116,11 +124,19 @@ class Handler(BaseHTTPRequestHandler):
         except (ValueError, OSError) as error:
             status = HTTPStatus.BAD_REQUEST
             kind, content = _json({"error": str(error)})
+        except Exception as error:
+            traceback.print_exc(file=sys.stderr)
+            status = HTTPStatus.INTERNAL_SERVER_ERROR
+            kind, content = _json({"error": f"{type(error).__name__}: {error} (a defect of headsculpt)"})
+        # A picture's address changes with it.
+        kept = status == HTTPStatus.OK and self.path.startswith("/heads/") and "?" in self.path
         try:
             self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(content)))
-            self.send_header("Cache-Control", "no-store")
+            self.send_header("Cache-Control", "private, max-age=31536000, immutable" if kept else "no-store")
+            self.send_header("Content-Security-Policy", "frame-ancestors 'none'")
+            self.send_header("Cross-Origin-Resource-Policy", "same-origin")
             self.send_header("X-Content-Type-Options", "nosniff")
             self.end_headers()
             self.wfile.write(content)
@@ -160,7 +176,7 @@ class Handler(BaseHTTPRequestHandler):
             return _json({"name": jobs.generate(_text(given, "prompt"), str(preset), seed)})
         if path == "/api/edit":
             strength = given.get("strength")
-            if strength is not None and not isinstance(strength, (int, float)):
+            if strength is not None and (isinstance(strength, bool) or not isinstance(strength, (int, float))):
                 raise ValueError(f"strength must be a number; got {strength!r}")
             return _json({"name": jobs.edit(_text(given, "source"), _text(given, "instruction"), strength)})
         if path == "/api/resume":

@@ -59,8 +59,8 @@ def completed_prompt(prompt: str, seed: int = 0, *, near: bool = False) -> str:
 
 @lru_cache(maxsize=64)
 def unwanted(told: str) -> str:
-    """What the mini family draws although nobody asked for it, for the negative prompt: a moustache, on whoever has no
-    facial hair or was not given any. Empty for all others.
+    """What the mini family draws although nobody asked for it, for the negative prompt: a moustache, on whoever could
+    have one (not on women and children) and was not given facial hair. Empty for all others.
 
     Three in four of the men that it learnt from have facial hair, and "clean-shaven" in the prompt changes nothing.
     Named bare: of "a person with a moustache" men become women and boys.

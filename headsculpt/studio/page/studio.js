@@ -46,6 +46,7 @@ class View {
   }
 
   draw() {
+    if (this.renderer.domElement.style.visibility === "hidden") return;  // the cores are the sculpture's
     this.controls.update();
     this.renderer.render(this.scene, this.camera);
   }
@@ -53,25 +54,29 @@ class View {
   clear() {
     if (!this.head) return;
     this.scene.remove(this.head);
-    this.head.traverse((part) => {
-      part.geometry?.dispose();
-      part.material?.map?.dispose();
-      part.material?.dispose();
-    });
+    dispose(this.head);
     this.head = null;
   }
 
-  // Shows a GLB, from where the camera is if one was shown before: an edit is best compared in place.
+  // Shows a GLB, from where the camera is if one was shown before: an edit is best compared in place. False where
+  // another was asked for meanwhile.
   async show(url) {
-    const gltf = await new GLTFLoader().loadAsync(url);
+    const turn = (this.turn = (this.turn ?? 0) + 1);
+    const { scene } = await new GLTFLoader().loadAsync(url);
+    if (turn !== this.turn) {
+      dispose(scene);
+      return false;
+    }
     const first = this.head === null;
     this.clear();
-    this.head = gltf.scene;
-    this.scene.add(this.head);
+    this.head = scene;
+    this.scene.add(scene);
     if (first) this.look(20);
+    return true;
   }
 
   look(azimuth) {
+    if (!this.head) return;
     const box = new Box3().setFromObject(this.head), middle = box.getCenter(new Vector3()), size = box.getSize(new Vector3());
     // The whole of it in view, also where the window is narrow.
     const reach = 0.58 * Math.max(size.y, size.x / this.camera.aspect) / Math.tan((this.camera.fov / 360) * Math.PI);
@@ -100,6 +105,15 @@ class View {
   }
 }
 
+function dispose(head) {
+  head.traverse((part) => {
+    part.geometry?.dispose();
+    part.material?.map?.dispose();
+    part.material?.dispose();
+    part.skeleton?.dispose();
+  });
+}
+
 // ---- orders ----------------------------------------------------------------------------------------------------
 async function order(path, given) {
   const answer = await fetch(`/api/${path}`, {
@@ -111,21 +125,34 @@ async function order(path, given) {
 }
 
 function complain(error) {
+  if (find("message").textContent === (error?.message ?? "")) return;  // or it would be read out again
   find("message").hidden = !error;
   find("message").textContent = error ? error.message : "";
 }
 
+// One order at a time: a double click is one.
+let busy = false;
 async function attempt(work) {
+  if (busy) return;
+  busy = true;
   try {
     complain(null);
     await work();
   } catch (error) {
     complain(error);
+  } finally {
+    busy = false;
   }
 }
 
 // ---- the list --------------------------------------------------------------------------------------------------
-const view = new View(find("view"));
+let view = null;
+try {
+  view = new View(find("view"));
+} catch {  // a remote desktop, a blocked graphics card
+  find("view").hidden = true;
+  find("flat").hidden = false;
+}
 let heads = [], chosen = null, shown = null;  // shown: name and picture of what the view holds
 
 const file = (head, name) => `/heads/${encodeURIComponent(head.name)}/${name}?${head.picture}`;
@@ -141,9 +168,14 @@ function words(head) {
   return head.instruction || head.prompt;
 }
 
+function timeWords(head) {
+  return head.note.match(/[\d:]+ left/)?.[0] ?? head.note;
+}
+
 function stateWords(head) {
-  if (head.state === "running") return `${Math.round(100 * head.share)} %  ${head.note}`;
+  if (head.state === "running") return `${Math.round(100 * head.share)} %, ${timeWords(head)}`;
   if (head.state === "finished") return head.lineage.length ? `edit of: ${head.lineage.at(-1)}` : `${head.preset}, seed ${head.seed}`;
+  if (head.state === "busy") return "at work in another program";
   return head.state + (head.state === "failed" && head.note ? `: ${head.note}` : "");
 }
 
@@ -155,35 +187,46 @@ function listed(head) {
   const button = element("button", "head", picture, said);
   button.type = "button";
   button.title = `${words(head)}\n${stateWords(head)}`;
+  button.dataset.key = head.name;
+  if (head.name === chosen) button.setAttribute("aria-current", "true");
   button.onclick = () => choose(head.name);
   const item = element("li", `${head.state} ${head.name === chosen ? "chosen" : ""}`, button);
-  const act = { running: ["Stop", "stop"], waiting: ["Stop", "stop"], stopped: ["Resume", "resume"] }[head.state];
+  const begun = head.preset && ["Resume", "resume"];  // or there is no folder to go on in
+  const act = { running: ["Stop", "stop"], waiting: ["Stop", "stop"], stopped: begun, failed: begun }[head.state];
   if (act) {
     const button = element("button", "act", act[0]);
     button.type = "button";
+    button.dataset.key = `${act[1]} ${head.name}`;
+    button.setAttribute("aria-label", `${act[0]}: ${words(head)}`);
     button.onclick = () => attempt(async () => { await order(act[1], { name: head.name }); await poll(); });
     item.append(button);
   }
   return item;
 }
 
-let drawn = "";
+let drawn = "", asked = 0, newest = 0;
 async function poll() {
-  const answer = await (await fetch("/api/heads")).json();
+  const turn = ++asked, reply = await fetch("/api/heads"), answer = await reply.json();
+  if (!reply.ok) throw new Error(answer.error);
+  if (turn < newest) return;  // an older answer that came late
+  newest = turn;
+  const known = heads.some((head) => head.name === chosen);
   heads = answer.heads;
+  if (known && !heads.some((head) => head.name === chosen)) chosen = null;  // its folder was deleted
   if (!find("preset").options.length) find("preset").append(...answer.presets.map((name) => new Option(name, name, false, name === "mini")));
   if (chosen === null && heads.length) chosen = (heads.find((head) => head.state === "finished") ?? heads[0]).name;
   const now = JSON.stringify([heads, chosen]);
   if (now === drawn) return;
   drawn = now;
-  const focused = [...find("heads").querySelectorAll("button")].indexOf(document.activeElement);
+  const focused = find("heads").contains(document.activeElement) ? document.activeElement.dataset.key : null;
   find("heads").replaceChildren(...heads.map(listed));
-  if (focused >= 0) find("heads").querySelectorAll("button")[focused]?.focus();
+  if (focused) [...find("heads").querySelectorAll("button")].find((button) => button.dataset.key === focused)?.focus();
   await present();
 }
 
 function choose(name) {
   chosen = name;
+  drawn = "";  // what failed to load is tried again
   complain(null);
   poll().catch(complain);
 }
@@ -192,25 +235,45 @@ function choose(name) {
 async function present() {
   const head = heads.find((each) => each.name === chosen);
   find("empty").hidden = Boolean(head);
-  if (!head) return;
+  if (!head) {
+    for (const id of ["right", "progress", "strip"]) find(id).hidden = true;
+    find("view").style.visibility = "hidden";
+    find("title").replaceChildren();
+    find("note").textContent = "";
+    return;
+  }
   const before = head.lineage.map((said) => `${said} → `).join("");
   find("title").replaceChildren(before, element("b", "", words(head)));
-  find("progress").hidden = head.state !== "running";
+  find("progress").hidden = !["running", "stopping"].includes(head.state);
+  find("progress").setAttribute("aria-valuenow", Math.round(100 * head.share));
   find("progress").firstElementChild.style.width = `${100 * head.share}%`;
   const done = head.state === "finished";
   find("right").hidden = !done;
   find("view").style.visibility = done ? "visible" : "hidden";
-  find("strip").hidden = done || !head.picture;
+  find("strip").hidden = (done && view !== null) || !head.picture;
+  for (const part of find("strip").children) part.style.backgroundImage = head.picture ? `url("${file(head, "picture")}")` : "";
+  find("note").textContent = done ? "" : head.state === "running" ? head.note : head.state;
   if (!done) {
-    if (head.picture) find("strip").src = file(head, "picture");
     if (head.state === "failed") complain(new Error(head.note));
     return;
   }
   const key = `${head.name} ${head.picture}`;
   if (key === shown) return;
   shown = key;
-  await attempt(() => view.show(file(head, "avatar.glb")));
-  controls(head);
+  links(head);
+  for (const id of ["motion", "still", "look"]) find(id).hidden = true;
+  if (view === null) return;
+  try {
+    if (!(await view.show(file(head, "avatar.glb")))) return;
+  } catch (error) {
+    if (shown !== key) return;
+    shown = null;
+    view.clear();
+    complain(error);
+    return;
+  }
+  find("look").hidden = false;
+  controls();
 }
 
 function slider(label, low, high, step, changed) {
@@ -231,7 +294,15 @@ function buttons(place, entries, pressed) {
   }));
 }
 
-function controls(head) {
+function links(head) {
+  find("files").replaceChildren(...["avatar.glb", "preview.png", "turntable.webp"].map((name) => {
+    const link = element("a", "", name);
+    Object.assign(link, { href: file(head, name), download: `${head.name}-${name}` });
+    return link;
+  }));
+}
+
+function controls() {
   const names = view.expressions, weights = {}, sliders = {};
   find("motion").hidden = !names.length;
   find("still").hidden = Boolean(names.length);
@@ -249,11 +320,6 @@ function controls(head) {
     }
   });
   buttons(find("views"), VIEWS, (azimuth) => view.look(azimuth));
-  find("files").replaceChildren(...["avatar.glb", "preview.png", "turntable.webp"].map((name) => {
-    const link = element("a", "", name);
-    Object.assign(link, { href: file(head, name), download: `${head.name}-${name}` });
-    return link;
-  }));
 }
 
 find("turning").onchange = (event) => (view.controls.autoRotate = event.target.checked);
@@ -269,8 +335,9 @@ find("generate").onsubmit = (event) => {
 
 find("edit").onsubmit = (event) => {
   event.preventDefault();
+  const source = chosen;
   attempt(async () => {
-    const given = { source: chosen, instruction: find("instruction").value, strength: Number(find("strength").value) };
+    const given = { source, instruction: find("instruction").value, strength: Number(find("strength").value) };
     chosen = (await order("edit", given)).name;
     find("instruction").value = "";
     await poll();
@@ -280,7 +347,7 @@ find("edit").onsubmit = (event) => {
 // Enter sends, as in any box of one sentence.
 for (const id of ["prompt", "instruction"])
   find(id).onkeydown = (event) => {
-    if (event.key === "Enter" && !event.shiftKey) {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing && !event.repeat) {
       event.preventDefault();
       find(id).form.requestSubmit();
     }
@@ -290,8 +357,8 @@ async function watch() {
   try {
     await poll();
     if (find("message").textContent === LOST) complain(null);
-  } catch {
-    complain(new Error(LOST));
+  } catch (error) {
+    complain(error instanceof TypeError ? new Error(LOST) : error);  // that is what fetch throws
   }
   setTimeout(watch, POLL_MS);
 }
