@@ -72,6 +72,8 @@ ROWS = (
     Row("no-replay", "each picture learnt once", ("coarse.replay=0", "fine.replay=0")),
     Row("no-refinement", "without the last look", ("refine.views=0",)),
     Row("unguided-landmarks", "last look not guided to landmarks", ("refine.landmarks_guided=false",)),
+    Row("nothing-kept-off", "moustaches not kept off", ("guidance.keep_off=false",)),
+    Row("not-carried-on", "last look not carried on to what it does not show", ("refine.carry_on=false",)),
     *(Row(f"edit-{w}", f"edit, w_e = {w}", (), w) for w in STRENGTHS),
     # At the default strength: where an edit hardly begins, it does not matter what holds it.
     Row("edit", f"edit, w_e = {USUAL}", (), USUAL),

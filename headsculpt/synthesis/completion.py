@@ -8,12 +8,15 @@ with the rest (ours).
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from functools import lru_cache
 from zlib import crc32
 
 import numpy as np
 
 from headsculpt.synthesis.reading import BEARDLESS, Reading, read_prompt, sentence
+from headsculpt.synthesis.roles import looks_of
 from headsculpt.synthesis.synonyms import nearest_words
 from headsculpt.synthesis.visibility import COVERING_HATS
 from headsculpt.synthesis.wording import VAGUE_ROLES
@@ -25,6 +28,8 @@ HAIR_COLOUR = {"old man": ("grey",), "old woman": ("grey",), "elf": ("blonde",),
 HUMAN_HAIR = ("black", "brown")
 SHIRT = ("blue", "green", "red", "grey")
 HAT = {"top hat": ("black",), "cowboy hat": ("brown",), "headphones": ("black",)}
+# The first noun: the last word before what somebody has.
+_WHO = re.compile(r"(?:[\w'-]+ )*?(?P<who>[\w'-]+)(?=$|[,.;]| (?:with|in|who|wearing|wears|has|having|of|from)\b)")
 CAP = ("red", "blue", "green", "yellow")  # of caps and beanies; one more than skin, hair and shirt can take
 
 
@@ -43,12 +48,13 @@ def completed_prompt(prompt: str, seed: int = 0, *, near: bool = False) -> str:
         >>> completed_prompt("an old man with a white beard and round glasses")
         'a brown-skinned old man with short white hair and a white beard, wearing round glasses and a grey t-shirt'
     """
+    typical = _typical(prompt)
     prompt = in_near_words(prompt)
     found = read_prompt(prompt)
     # By the noun as well, or all heads of one seed would wear one shirt; by nothing else that is said, so that an
     # edit which adds a hat leaves the shirt alone.
     who = found.noun or str(found.values.get("subject", ""))
-    added = _plain_answers(found, np.random.default_rng([seed, crc32(who.encode())]))
+    added = _plain_answers(found, typical, np.random.default_rng([seed, crc32(who.encode())]))
     covered = {**added, **found.values}.get("headwear") in COVERING_HATS
     if near and covered and added.get("hair_style", "bald") != "bald":
         del added["hair_style"]
@@ -91,7 +97,7 @@ def in_near_words(prompt: str) -> str:
     """
     found = read_prompt(prompt)
     if found.rest:
-        found = read_prompt(nearest_words(prompt))
+        found = _nearest_reading(prompt)
     elif found.values or found.noun:
         return prompt
     return sentence(found) if found.values or found.noun else "a person"
@@ -106,11 +112,28 @@ def words_left_out(prompt: str) -> list[str]:
     """
     if not read_prompt(prompt).rest:
         return []
-    return read_prompt(nearest_words(prompt)).rest
+    return _nearest_reading(prompt).rest
 
 
-def _plain_answers(found: Reading, rng: np.random.Generator) -> dict[str, object]:
-    """Family to value, of what was not said and can be seen."""
+def _nearest_reading(prompt: str) -> Reading:
+    """What a prompt says in the nearest words; whoever it speaks of in a word that has none near is a person."""
+    near = nearest_words(prompt)
+    found = read_prompt(near)
+    if not found.noun and (who := _WHO.match(near)) and who["who"].lower() in found.rest:
+        someone = read_prompt(near[: who.start("who")] + "person" + near[who.end("who") :])
+        someone.rest.insert(0, who["who"].lower())
+        return someone
+    return found
+
+
+def _typical(prompt: str) -> dict[str, object]:
+    """What goes with who a prompt speaks of (:func:`headsculpt.synthesis.roles.looks_of`), family to value."""
+    looks = looks_of(prompt)
+    return read_prompt(f"a person with {looks}").values if looks else {}
+
+
+def _plain_answers(found: Reading, typical: Mapping[str, object], rng: np.random.Generator) -> dict[str, object]:
+    """Family to value, of what was not said and can be seen: what is typical of who it is, or else plain."""
     said = dict(found.values)
     subject = str(said.get("subject") or ("woman" if found.sex == "female" else "man"))
     # Drawn in this order whatever was said, so that one more word does not change all the rest.
@@ -122,17 +145,29 @@ def _plain_answers(found: Reading, rng: np.random.Generator) -> dict[str, object
         style = "short"
     else:
         style = HAIR_STYLE.get(subject, "short")
-    answers: dict[str, object] = {"skin": skin, "hair_style": style, "hair_colour": hair}
-    answers["clothing"] = "t-shirt"
+    usual = {"skin": skin, "hair_style": style, "hair_colour": hair, "clothing": "t-shirt"}
+    answers: dict[str, object] = {**usual, **_fitting(typical, said, found.sex)}
     if found.implied and found.noun not in VAGUE_ROLES:  # a king has a crown, whether or not it is said
         answers[found.implied[0]] = found.implied[1]
-    hat = {**answers, **said}.get("headwear", "none")
+    has = {**answers, **said}
+    hat = has.get("headwear", "none")
     if hat not in ("none", "crown"):  # every crown is said to be golden
-        taken = (said.get("clothing_colour", shirt), said.get("skin", skin), said.get("hair_colour", hair))
+        taken = (has.get("clothing_colour", shirt), said.get("skin", skin), said.get("hair_colour", hair))
         colours = HAT.get(str(hat)) or [c for c in CAP if c not in taken]
-        answers["headwear_colour"] = colours[int(rng.integers(len(colours)))]
-    suit = said.get("clothing", answers["clothing"]) == "suit and tie"
-    answers["clothing_colour"] = "black" if suit else shirt
-    if said.get("hair_style", style) == "bald" and said.get("facial_hair", "none") == "none":
+        answers.setdefault("headwear_colour", colours[int(rng.integers(len(colours)))])
+    answers.setdefault("clothing_colour", "black" if has["clothing"] == "suit and tie" else shirt)
+    if has["hair_style"] == "bald" and has.get("facial_hair", "none") == "none":
         del answers["hair_colour"]
     return {family: value for family, value in answers.items() if family not in said}
+
+
+def _fitting(typical: Mapping[str, object], said: Mapping[str, object], sex: str) -> dict[str, object]:
+    """What is typical, less beards of women and children, white hair of children, and the colours of garments that were
+    said otherwise."""
+    garments = ("headwear", "clothing")
+    others = {f"{garment}_colour" for garment in garments if said.get(garment) not in (None, typical.get(garment))}
+    if sex == "female" or said.get("subject") in BEARDLESS:
+        others.add("facial_hair")
+    if said.get("subject") in ("boy", "girl") and typical.get("hair_colour") in ("white", "grey"):
+        others |= {"hair_colour", "hair_style"}
+    return {family: value for family, value in typical.items() if family not in others}

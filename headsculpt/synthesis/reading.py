@@ -14,6 +14,7 @@ from functools import lru_cache
 
 from headsculpt.synthesis import wording as w
 from headsculpt.synthesis.instructions import _EXPRESS, _SHAPES, _SHORT
+from headsculpt.synthesis.roles import looks_to_become
 from headsculpt.synthesis.synonyms import nearest_words
 
 _COLOUR_OF = {"hair_style": "hair_colour", "facial_hair": "hair_colour", "headwear": "headwear_colour",
@@ -185,10 +186,12 @@ def read_instruction(text: str, before: Mapping[str, object]) -> tuple[dict[str,
 
 
 def instruction_in_near_words(text: str, before: Mapping[str, object]) -> str:
-    """The instruction, in the nearest words of the vocabulary where not all of it is understood; arguments as of
-    :func:`read_instruction`."""
+    """The instruction, in the nearest words of the vocabulary where not all of it is understood, and with what goes
+    with who it makes of somebody; arguments as of :func:`read_instruction`."""
     changes, unknown = read_instruction(text, before)
-    return text if changes and not unknown else nearest_words(text)
+    looks = looks_to_become(text)
+    near = text if changes and not unknown else nearest_words(text)
+    return f"{near}, with {looks}" if looks else near
 
 
 def sentence(found: Reading) -> str:

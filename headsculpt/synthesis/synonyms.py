@@ -10,12 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from headsculpt.synthesis.roles import NAMES, THING
+
 _HAIR = (
     r"(?:hair|haired|beard|bearded|mohawk|moustache|mustache|goatee|curls|curly|bun|ponytail|locks|brows|eyebrows)"
 )
 _COLOUR = r"(?:black|white|grey|gray|brown|red|orange|yellow|green|blue|purple|violet|pink|blonde|blond)"
 _PEOPLE = r"(?:man|woman|boy|girl|lady|guy|elf|king|queen|prince|princess|pirate|person|child)"
 _FIGURE = r"(?:old |young |bald )?(?:man|woman|boy|girl|lady|orc|elf|alien|zombie|king|queen|pirate)\b"
+
+_ANY_AGE = r"(?:man|woman|boy|girl|male|female|lady|guy|person)"
 
 _OLD_MEN = "wizard sorcerer mage warlock hermit pensioner granddad greybeard druid prophet philosopher gnome"
 _OLD_WOMEN = "crone hag nan nana granma grandmom"
@@ -57,14 +61,18 @@ def _unless(words: str, new: str) -> Callable[[re.Match[str]], str]:
 
 
 def _of_age(match: re.Match[str]) -> str:
-    """Somebody of so many years, as boy, man or old man."""
-    years, female = int(match["years"]), match["who"].lower() in ("woman", "girl", "female", "lady")
-    young, grown = ("girl", "woman") if female else ("boy", "man")
-    return young if years < 16 else f"old {grown}" if years >= 60 else grown
+    """Somebody of so many years, as boy, man or old man; what stands between is kept."""
+    years, who = int(match["years"]), match["who"].lower()
+    young, grown = ("girl", "woman") if who in ("woman", "girl", "female", "lady") else ("boy", "man")
+    # Whether a person of thirty is a man or a woman is left open.
+    aged = young if years < 16 else f"old {grown}" if years >= 60 else "person" if who == "person" else grown
+    return f"{match.groupdict().get('between') or ''}{aged}"
 
 
 # (pattern, what is said instead), in this order.
 RULES: tuple[tuple[str, Said], ...] = (
+    # People of history and stories.
+    *((rf"(?:{words})(?!{THING})", who) for words, who, _ in NAMES),
     # How a picture is called.
     (r"(?:(?:photo)?realistic |hyperrealistic )?(?:portrait )?photo(?:graph)? of", ""),
     (r"(?:highly |very |ultra )?detailed|photorealistic|hyperrealistic|[248]k|hd|hdr", ""),
@@ -119,6 +127,8 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"(?:beret|bandana|headscarf|turban|skull ?cap|bobble hat|winter hat|woo?l(?:en|len)? (?:hat|cap)|toque|fez|"
      r"helmet|helm|hood|hijab|veil)", "beanie"),
     (r"(?:bowler hat|bowler|tophat|stovepipe hat|wizard hat|witch hat|pointed hat|pointy hat)", "top hat"),
+    (r"(?P<who>(?:wizard|sorcerer|sorceress|mage|warlock|witch|magician|chef|cook|baker)\b(?:(?!hat\b).)*)"
+     r"(?<!top )(?<!cowboy )hat", r"\g<who>top hat"),
     (r"(?:(?:gold|golden|silver|jewelled|diamond) )?(?:tiara|diadem|laurel wreath|coronet|circlet)", "crown"),
     (r"(?:silver|jewelled|bejewelled|iron) crown", "crown"),
     (rf"tall ({_COLOUR}) hat", r"tall \1 top hat"),
@@ -165,7 +175,13 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"(?:fat|obese|overweight|stout)(?= |$)", "chubby"),
     (r"(?:skinny|gaunt|bony|lanky)(?= |$)", "thin"),
     (rf"hooded ({_PEOPLE})", r"\1 in a hoodie"),
-    (r"(?P<years>\d{1,3})[- ]years?[- ]old (?P<who>man|woman|boy|girl|male|female|lady|guy)", _of_age),
+    (rf"(?P<years>\d{{1,3}})[- ]years?[- ]old (?P<between>(?:[\w-]+ )?)(?P<who>{_ANY_AGE})", _of_age),
+    (rf"(?P<who>{_ANY_AGE}),? (?:of|aged?|who is) (?P<years>\d{{1,3}})(?: years?(?: old| of age)?)?", _of_age),
+    (rf"(?P<who>{_ANY_AGE}),? (?P<years>\d{{1,3}}) years?(?: old| of age)", _of_age),
+    (r"\d[- ]years?[- ]old|1[0-5][- ]years?[- ]old", "boy"),
+    (r"[6-9]\d[- ]years?[- ]old", "old man"),
+    (r"\d\d[- ]years?[- ]old", "person"),
+    (r"(?:elderly|old|aged) (?:person|citizen|human)|senior citizen", "old man"),
     (r"(man|woman) in (?:his|her) (?:late |early )?(?:sixties|seventies|eighties|nineties|[6-9]0s)", r"old \1"),
     (r"(man|woman) in (?:his|her) (?:late |early )?(?:twenties|thirties|forties|fifties|[2-5]0s)", r"\1"),
     (r"middle-aged(?= )", ""),
@@ -175,10 +191,12 @@ RULES: tuple[tuple[str, Said], ...] = (
      r"strong(?! (?:square )?jaw)|tall(?! (?:[a-z]+ )?(?:top )?hat)|"
      r"charming|cool|stylish|fancy|dashing|gorgeous|lovely|mighty|powerful|legendary|epic|sci-fi|fantasy)(?= )", ""),
     (r"(?:female|woman) (?:" + "|".join(_MEN.split()) + ")", "woman"),
+    (r"(?:female|woman) (?:" + "|".join(_OLD_MEN.split()) + ")", "old woman"),
     (r"male (?:" + "|".join((_MEN + " " + _WOMEN).split()) + ")", "man"),
     (r"young (?:" + "|".join(_OLD_MEN.split()) + ")", "man"),
     (r"old (?:" + "|".join(_MEN.split()) + ")", "old man"),
     (r"old (?:" + "|".join(_WOMEN.split()) + ")", "old woman"),
+    (rf"(boy|girl|woman|lady|elf|orc|alien|zombie) (?:{'|'.join(f'{_OLD_MEN} {_MEN} {_WOMEN}'.split())})", r"\1"),
     (r"(?:pirate|sea|ship) captain", "pirate"),
     (r"(?P<who>vampire|pirate|viking) (?:lord|king|count|warrior|chief)", r"\g<who>"),
     (r"(?P<who>elf|elven|orc|orcish|goblin|zombie|skeleton|undead|alien|demon) (?:king|prince|lord|emperor)",
@@ -186,6 +204,8 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"(?P<who>elf|elven|orc|zombie|undead|alien) (?:queen|princess|empress)", r"\g<who> woman with a golden crown"),
     (rf"(?:{'|'.join((_MEN + ' ' + _WOMEN).split())})(?= (?:{_PEOPLE}|kid|lad|toddler|cowboy|cowgirl)\b)", ""),
     (r"office worker", "businessman"),
+    (r"police ?woman", "woman"),
+    (r"police officer", "person"),
     (r"punk rocker", "man"),
     (r"(?:baby|newborn)(?! (?:blue|pink))", "boy"),
     (r"(?:santa(?: claus)?|father christmas)", "old man with a white beard and a red beanie"),
@@ -195,9 +215,13 @@ RULES: tuple[tuple[str, Said], ...] = (
     (rf"(?:stone|marble)(?= {_FIGURE})", "marble bust of a"),
     (rf"(?:metal|steel|iron|bronze|golden)(?= {_FIGURE})", "bronze statue of a"),
     (r"(?:robot|android|cyborg|golem)", "bronze statue of a man"),
-    (r"(?:stone|granite|plaster|alabaster|porcelain) (statue|bust|sculpture)", r"marble \1"),
+    (r"(?:stone|granite|plaster|alabaster|porcelain|jade|ice|crystal|glass|clay|ceramic|ivory|white) "
+     r"(statue|bust|sculpture|figurine)", r"marble \1"),
     (r"(?:statue|bust|sculpture) (?:made )?(?:of|in|from) (?:stone|granite|plaster)", "marble bust"),
-    (r"(?:copper|brass|iron|metal|steel|golden) (statue|bust|sculpture)", r"bronze \1"),
+    (r"(?:copper|brass|iron|metal|steel|gold|golden|silver) (statue|bust|sculpture|figurine)", r"bronze \1"),
+    (r"(?P<before>(?:[\w-]+ )?)(?P<thing>statue|sculpture|figurine|bust)(?= of )",
+     _unless("marble bronze wooden wood", "marble bust")),
+    (r"(bronze|marble|wooden) figurine", r"\1 statue"),
     (r"(?:made|carved) (?:out )?(?:of|from) (?:stone|granite)", "made of marble"),
     (r"(?:made|cast) (?:out )?(?:of|from|in) (?:metal|copper|brass|iron)", "made of bronze"),
 )  # fmt: skip
