@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import re
 import shutil
@@ -11,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,6 +36,13 @@ from headsculpt.config import load_config
 from headsculpt.run_folder import RunFolder
 words = sys.argv[-1]
 out = [a.partition("=")[2] for a in sys.argv if a.startswith("--out=")]
+if sys.argv[1] == "export":
+    if "unlucky" in sys.argv[-2]:
+        sys.exit("error: it fell apart")
+    Path(words).write_bytes(b"a mesh")
+    if words.endswith(".obj"):
+        Path(words).with_suffix(".mtl").write_bytes(b"a material")
+    sys.exit(0)
 if sys.argv[1] == "resume":
     run = RunFolder.open(words)
     words = "an egg"
@@ -294,6 +303,11 @@ def test_a_head_is_ordered_shown_and_taken_along(studio):
     until(lambda: json.loads(ask(studio, "GET", "/api/heads")[1])["heads"][0]["state"] == "finished")
     assert ask(studio, "GET", "/heads/egg/avatar.glb?1") == (200, b"avatar.glb", "model/gltf-binary")
     assert ask(studio, "GET", "/heads/egg/picture") == (200, b"preview.png", "image/png")
+    assert ask(studio, "GET", "/heads/egg/avatar.ply") == (200, b"a mesh", "application/octet-stream")
+    status, content, kind = ask(studio, "GET", "/heads/egg/avatar.obj.zip")
+    assert (status, kind) == (200, "application/zip")
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert archive.namelist() == ["avatar.mtl", "avatar.obj"] and archive.read("avatar.obj") == b"a mesh"
     assert ask(studio, "POST", "/api/edit", {"source": "egg", "instruction": "add a slow hat"})[0] == 200
     until(lambda: ask(studio, "GET", "/heads/add-slow-hat/picture")[1] == b"on the way")
     assert ask(studio, "POST", "/api/stop", {"name": "add-slow-hat"})[:2] == (200, b"{}")
@@ -313,6 +327,8 @@ def test_a_head_is_ordered_shown_and_taken_along(studio):
         ("GET", "/heads/../avatar.glb", None, {}, 400, "there is no head '..'"),
         ("GET", "/heads/real/config.yaml", None, {}, 404, "'real' has no config.yaml"),
         ("GET", "/heads/real/picture", None, {}, 404, "'real' has no picture"),
+        ("GET", "/heads/real/avatar.ply", None, {}, 400, "'real' is not finished, so it cannot be exported yet"),
+        ("GET", "/heads/unlucky/avatar.ply", None, {}, 400, "it fell apart"),
         ("POST", "/api/nothing", {}, {}, 404, "there is nothing at /api/nothing"),
         ("POST", "/api/generate", {"prompt": " "}, {}, 400, "the prompt is empty"),
         ("POST", "/api/generate", {}, {}, 400, "prompt must be text; got None"),
@@ -329,6 +345,11 @@ def test_a_head_is_ordered_shown_and_taken_along(studio):
 )
 def test_what_is_refused(studio, method, path, given, headers, status, message):
     RunFolder.create(studio.jobs.folder / "real", load_config("draft", prompt="an egg"))
+    unlucky = RunFolder.create(studio.jobs.folder / "unlucky", load_config("draft", prompt="an egg"))
+    unlucky.avatar.mkdir(exist_ok=True)
+    (unlucky.avatar / "avatar.json").write_text('{"lineage": []}')
+    for name in ("avatar.glb", "preview.png", "turntable.webp"):
+        (unlucky.path / name).write_bytes(b"")
     found, content, _ = ask(studio, method, path, given, **headers)
     assert found == status and message in json.loads(content)["error"]
 
@@ -390,6 +411,7 @@ def test_a_head_is_sculpted_and_edited_by_the_real_program(studio, prior):  # no
     until(lambda: state(studio.jobs, "man-red-cap") in ("finished", "failed"), 300)
     assert state(studio.jobs, "man-red-cap") == "finished", head(studio.jobs, "man-red-cap")["note"]
     assert ask(studio, "GET", "/heads/man-red-cap/avatar.glb")[1][:4] == b"glTF"
+    assert ask(studio, "GET", "/heads/man-red-cap/avatar.ply")[1][:3] == b"ply"
     ask(studio, "POST", "/api/edit", {"source": "man-red-cap", "instruction": "take off the cap", "strength": 0.9})
     until(lambda: state(studio.jobs, "take-off-cap") in ("finished", "failed"), 300)
     shown = head(studio.jobs, "take-off-cap")

@@ -6,12 +6,15 @@ work as Ctrl-C does, and a crash takes nothing else with it. One runs at a time,
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
+import zipfile
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -154,6 +157,32 @@ class Jobs:
             else:
                 self._waiting.remove(job)
                 job.status = INTERRUPTED
+
+    def exported(self, name: str, suffix: str) -> bytes:
+        """A finished head as `headsculpt export` writes it: a ``.ply``, or a zip of an ``.obj`` with what it names.
+
+        Raises:
+            ValueError: no such head, it is not finished, or it could not be exported.
+        """
+        run = self.run(name)
+        if not run.finished:
+            raise ValueError(f"{name!r} is not finished, so it cannot be exported yet")
+        with tempfile.TemporaryDirectory() as scratch:
+            out = Path(scratch) / f"avatar{suffix}"
+            command = [*self.program, "export", "--", str(run.path), str(out)]
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, check=False, env=_environment()
+            )
+            if done.returncode or not out.is_file():
+                said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+                raise ValueError(said[-1].removeprefix("error: ") if said else f"exit status {done.returncode}")
+            if suffix != ".obj":
+                return out.read_bytes()
+            packed = io.BytesIO()
+            with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+                for path in sorted(Path(scratch).iterdir()):
+                    archive.write(path, path.name)
+            return packed.getvalue()
 
     def run(self, name: str) -> RunFolder:
         """The run folder of this name; ValueError where there is none."""

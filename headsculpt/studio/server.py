@@ -31,8 +31,11 @@ KINDS = {
     ".png": "image/png",
     ".webp": "image/webp",
     ".glb": "model/gltf-binary",
+    ".zip": "application/zip",
 }
+OTHER = "application/octet-stream"
 FILES = ("avatar.glb", "turntable.webp", "preview.png")  # of a run; "picture" is its newest strip of views
+EXPORTS = {"avatar.obj.zip": ".obj", "avatar.ply": ".ply"}  # made when they are asked for
 LONGEST = 100_000  # bytes of an order
 
 
@@ -153,6 +156,8 @@ class Handler(BaseHTTPRequestHandler):
         if path == "/api/heads":
             return _json({"heads": self.server.jobs.heads(), "presets": PRESETS})
         parts = path.strip("/").split("/")
+        if parts[0] == "heads" and len(parts) == 3 and parts[2] in EXPORTS:
+            return KINDS.get(Path(parts[2]).suffix, OTHER), self.server.jobs.exported(parts[1], EXPORTS[parts[2]])
         if parts[0] == "heads" and len(parts) == 3:
             return _read(self._file_of(parts[1], parts[2]))
         name = parts[0] or "index.html"
@@ -211,4 +216,4 @@ def _json(value: Any) -> tuple[str, bytes]:
 
 
 def _read(path: Path) -> tuple[str, bytes]:
-    return KINDS.get(path.suffix, "application/octet-stream"), path.read_bytes()
+    return KINDS.get(path.suffix, OTHER), path.read_bytes()

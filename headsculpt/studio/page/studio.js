@@ -5,6 +5,7 @@ import {
 
 const find = (id) => document.getElementById(id);
 const POLL_MS = 1500;
+const FEW = 8;  // heads that one sees at a glance
 
 // Names as ARKit has them; what a button asks for.
 const FACES = {
@@ -18,6 +19,14 @@ const FACES = {
 const VIEWS = { Front: 0, "Three-quarter": 40, Side: 90, Back: 180 };
 // Joint, axis of its rotation, words, degrees both ways; +x nods down, +y turns to the head's left.
 const JOINTS = [["neck", "y", "Turn", 40], ["neck", "x", "Nod", 25], ["neck", "z", "Tilt", 20]];
+
+const FILES = [
+  ["avatar.glb", "With joints and expressions, for Blender, Unity, Unreal, Godot and the web"],
+  ["avatar.obj.zip", "Mesh, material and picture, as it rests"],
+  ["avatar.ply", "Mesh with colours at its vertices"],
+  ["preview.png", "Four views"],
+  ["turntable.webp", "All around"],
+];
 
 // ---- the view --------------------------------------------------------------------------------------------------
 class View {
@@ -168,6 +177,10 @@ function words(head) {
   return head.instruction || head.prompt;
 }
 
+function said(head) {
+  return [head.prompt, head.instruction, ...head.lineage, head.preset, head.state].join(" ").toLowerCase();
+}
+
 function timeWords(head) {
   return head.note.match(/[\d:]+ left/)?.[0] ?? head.note;
 }
@@ -215,11 +228,14 @@ async function poll() {
   if (known && !heads.some((head) => head.name === chosen)) chosen = null;  // its folder was deleted
   if (!find("preset").options.length) find("preset").append(...answer.presets.map((name) => new Option(name, name, false, name === "mini")));
   if (chosen === null && heads.length) chosen = (heads.find((head) => head.state === "finished") ?? heads[0]).name;
-  const now = JSON.stringify([heads, chosen]);
+  find("search").hidden = heads.length <= FEW;
+  const wanted = find("search").hidden ? [] : find("search").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const now = JSON.stringify([heads, chosen, wanted]);
   if (now === drawn) return;
   drawn = now;
+  const found = heads.filter((head) => wanted.every((word) => said(head).includes(word)));
   const focused = find("heads").contains(document.activeElement) ? document.activeElement.dataset.key : null;
-  find("heads").replaceChildren(...heads.map(listed));
+  find("heads").replaceChildren(...found.map(listed));
   if (focused) [...find("heads").querySelectorAll("button")].find((button) => button.dataset.key === focused)?.focus();
   await present();
 }
@@ -295,8 +311,9 @@ function buttons(place, entries, pressed) {
 }
 
 function links(head) {
-  find("files").replaceChildren(...["avatar.glb", "preview.png", "turntable.webp"].map((name) => {
+  find("files").replaceChildren(...FILES.map(([name, title]) => {
     const link = element("a", "", name);
+    link.title = title;
     Object.assign(link, { href: file(head, name), download: `${head.name}-${name}` });
     return link;
   }));
@@ -323,6 +340,8 @@ function controls() {
 }
 
 find("turning").onchange = (event) => (view.controls.autoRotate = event.target.checked);
+
+find("search").oninput = () => poll().catch(complain);
 
 find("generate").onsubmit = (event) => {
   event.preventDefault();
