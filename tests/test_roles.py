@@ -79,7 +79,7 @@ def test_what_is_only_worn_makes_nobody_one(prompt: str) -> None:
     [
         ("turn him into a wizard", "an old man with long white hair and a white beard"),
         ("make him a chef", "a man with short brown hair, wearing a white top hat and a white t-shirt"),
-        ("make him look like Einstein", "a man with curly white hair and a white moustache"),
+        ("make him look like Einstein", "an old man with curly white hair and a white moustache"),
         ("give him a wizard hat", "a man with short brown hair, wearing a top hat"),
     ],
 )

@@ -60,7 +60,11 @@ def completed_prompt(prompt: str, seed: int = 0, *, near: bool = False) -> str:
         del added["hair_style"]
         if found.values.get("facial_hair", "none") == "none":  # a beard keeps its colour
             added.pop("hair_colour", None)
-    return sentence(Reading({**added, **found.values}, found.noun, found.sex, found.implied, found.extra))
+    values = {**added, **found.values}
+    noun = found.noun
+    if found.implied and found.values.get(found.implied[0]) == "none":  # a king without a crown is a man
+        noun = ""
+    return sentence(Reading(values, noun, found.sex, found.implied, found.extra))
 
 
 @lru_cache(maxsize=64)

@@ -15,7 +15,7 @@ from functools import lru_cache
 from headsculpt.synthesis import wording as w
 from headsculpt.synthesis.instructions import _EXPRESS, _SHAPES, _SHORT
 from headsculpt.synthesis.roles import looks_to_become
-from headsculpt.synthesis.synonyms import nearest_words
+from headsculpt.synthesis.synonyms import calling_of, nearest_words
 
 _COLOUR_OF = {"hair_style": "hair_colour", "facial_hair": "hair_colour", "headwear": "headwear_colour",
               "clothing": "clothing_colour"}  # fmt: skip
@@ -25,6 +25,16 @@ _GLUE = frozenset(
     "give make put add turn change transform let have wear dress cut tie look looks be some like very big".split()
 )
 BEARDLESS = frozenset({"woman", "old woman", "girl", "boy"})
+_THEIR = r"(?:(?:the|his|her|its|their|your|my) )?"
+_REMOVE = r"(?:remove|get rid of|take off|take|no more|no|without|shave off|lose|delete|drop)"
+_VERB = (
+    r"(?:remove|get rid|take|shave|lose|delete|drop|give|add|put|make|turn|change|transform|swap|replace|exchange|dye|"
+    r"paint|colou?r|let|have|dress|cut|tie|grow|keep|leave|do not|don t|stop|no|without)"
+)
+_POLITE = (
+    r"^(?:(?:please|can you|could you|would you|i want you to|i d like you to|let s) )+|"
+    r"(?: please| thanks| anymore)+$"
+)
 _SEX = {**dict.fromkeys(w.MALE, "male"), **dict.fromkeys(w.FEMALE, "female")}
 
 
@@ -137,26 +147,67 @@ def read_instruction(text: str, before: Mapping[str, object]) -> tuple[dict[str,
     Returns:
         families with their new values, and the words that were not understood.
     """
-    left = _plain(text)
     changes: dict[str, object] = {}
-    things = "|".join(sorted(map(re.escape, _things()), key=len, reverse=True))
-    their = r"(?:(?:the|his|her|its|their|your) )?"
+    unknown: list[str] = []
+    for part in _orders(_plain(text)):
+        found, left = _read_order(part, {**before, **changes})
+        changes |= found
+        unknown += left
+    return changes, unknown
+
+
+def _orders(text: str) -> list[str]:
+    """The single orders of an instruction; what is to be kept is none."""
+    text = re.sub(_POLITE, "", text)
+    text = re.sub(rf" instead of {_THEIR}(?:[\w-]+ ){{0,2}}(?:{_thing_words()})(?![\w-])", "", text)
+    thing = rf"{_THEIR}(?:{_thing_words()})"
+    coloured = rf"{_THEIR}(?:{_thing_words()}|skin) (?:{_colour_words()})(?: |$)"
+    orders = []
+    for part in re.split(rf"(?: ,| and| then| but)+ (?={_VERB}(?![\w-])|{coloured})", text):
+        if re.match(r"(?:keep|leave|do not (?:change|touch)|don t (?:change|touch))(?![\w-])", part):
+            continue
+        # "Remove the cap and the beard" is two orders, of which the second has no verb.
+        listed = re.match(rf"({_REMOVE}) ({thing}(?:(?: ,| and| or)+ {thing})+)$", part)
+        if listed is not None:
+            orders += [f"{listed[1]} {each}" for each in re.split(r"(?: ,| and| or)+ ", listed[2])]
+        else:
+            orders.append(part)
+    return orders
+
+
+def _read_order(text: str, before: Mapping[str, object]) -> tuple[dict[str, object], list[str]]:
+    """What a single order changes; arguments and result as of :func:`read_instruction`."""
+    left = text
+    changes: dict[str, object] = {}
+    things = _thing_words()
     people = "|".join(re.escape(word) for word, subject, _, implied in _nouns() if subject and not implied)
     left = re.sub(rf"(?<![\w-])the (?:{people})(?![\w-])", "them", left)
-    another = rf"^(?:replace|swap|change|exchange) {their}({things}) (?:with|for|to) an? ({_colour_words()}) one$"
+    another = rf"^(?:replace|swap|change|exchange) {_THEIR}({things}) (?:with|for|to|by) an? ({_colour_words()}) one$"
     left = re.sub(another, r"make the \1 \2", left)
-    old_thing = rf"^(?:replace|swap|change|exchange) {their}(?:{things}|clothes) (?:with|for|to) "
+    old_thing = rf"^(?:replace|swap|change|exchange) {_THEIR}(?:[\w-]+ )?(?:{things}|clothes) (?:with|for|to|by) "
     left = re.sub(rf"{old_thing}(?!(?:{_colour_words()})$)", "", left)
-    removal = rf"^(?:remove|get rid of|take off|take|no|without|shave off|lose|delete) {their}({things})(?: off)?$"
-    if (match := re.match(removal, left)) is not None:
-        family = _things()[match[1]]
-        return {family: {"hair_style": "bald", "earrings": False}.get(family, "none")}, []
-    if re.match(rf"^shave {their}head$", left):
+    some = r"(?:(?!an? |with )[\w-]+ ){0,2}?"  # of what colour or kind it is
+    for pattern in (
+        rf"^{_REMOVE} {_THEIR}{some}({things})(?: off| away)?$",
+        rf"^{_THEIR}({things}) off$",
+        rf"^(?:i )?(?:don t|do not) (?:like|want) {_THEIR}{some}({things})$",
+        rf"^(?:he|she|it|they) (?:doesn t|does not|shouldn t|should not|don t) (?:wear|have) (?:an? )?({things})$",
+    ):
+        if (match := re.match(pattern, left)) is not None:
+            family = _things()[match[1]]
+            return {family: {"hair_style": "bald", "earrings": False}.get(family, "none")}, []
+    if re.match(rf"^(?:{_REMOVE}|don t|do not|stop|make \w+ not) {_THEIR}(?:smil\w+|grin\w*|frown\w*)$", left):
+        return {"expression": "neutral"}, []
+    if re.match(rf"^{_REMOVE} {_THEIR}(?:pointed|pointy|elf|elven) ears$", left):
+        return {"ears": "plain"}, []
+    if re.match(rf"^shave {_THEIR}head$", left):
         return {"hair_style": "bald"}, []
     if re.match(r"^shave (?:\w+ ?){1,3}$", left):
         return {"facial_hair": "none"}, []
+    recolour = r"(?:make|change|turn|colou?r|dye|paint) (?:only |just )?(?:the colou?r of )?"
+    becomes = r"(?: colou?r)?(?: to be| to| into| should be| is| in)?"
     for pattern in (
-        rf"^(?:make|change|turn|colou?r|dye|paint) {their}({things}|skin)(?: to)? ({_colour_words()})$",
+        rf"^(?:{recolour})?{_THEIR}{some}({things}|skin){becomes} ({_colour_words()})$",
         rf"^({_colour_words()}) ({things})$",
     ):
         if (match := re.match(pattern, left)) is not None:
@@ -165,18 +216,21 @@ def read_instruction(text: str, before: Mapping[str, object]) -> tuple[dict[str,
             value = _colour(coloured, word) if coloured else None
             if value:
                 return {coloured: value}, []
+            if thing != "skin" and not coloured:
+                return {}, [word]  # glasses have no colour, and nor does she
     left = _take(left, _commands(), changes)
     left = _take(left, _phrases(), changes)
     left = _age(left, before, changes)
     left = _material(left, changes)
     for word, _, _, implied in _nouns():  # turn him into a king
-        if implied and (match := re.search(rf"(?<![\w-])(?:as|like|into) an? {re.escape(word)}(?![\w-])", left)):
+        becomes = rf"(?<![\w-])(?:as|like|into|him|her|it|them) an? {re.escape(word)}(?![\w-])"
+        if implied and (match := re.search(becomes, left)):
             changes.setdefault(*implied)
             left = left[: match.start()] + " | " + left[match.end() :]
     for word, subject, _, implied in _nouns():
         if not subject or implied:
             continue
-        match = re.search(rf"(?<![\w-])an? {re.escape(word)}(?![\w-])", left)
+        match = re.search(rf"(?<![\w-])(?:an?|into|like) {re.escape(word)}(?![\w-])", left)
         if match:
             changes["subject"] = subject
             left = left[: match.start()] + " | " + left[match.end() :]
@@ -190,8 +244,13 @@ def instruction_in_near_words(text: str, before: Mapping[str, object]) -> str:
     with who it makes of somebody; arguments as of :func:`read_instruction`."""
     changes, unknown = read_instruction(text, before)
     looks = looks_to_become(text)
-    near = text if changes and not unknown else nearest_words(text)
-    return f"{near}, with {looks}" if looks else near
+    if changes and not unknown and not looks:
+        return text
+    hers = calling_of(text, str(before["subject"])) if before.get("subject") in BEARDLESS else text
+    if hers != text:  # a vampire that she becomes is a woman
+        parts = re.split(r", | and (?!tie)", looks)
+        text, looks = hers, ", ".join(part for part in parts if not re.search("beard|moustache|goatee", part))
+    return f"{nearest_words(text)}, with {looks}" if looks else nearest_words(text)
 
 
 def sentence(found: Reading) -> str:
@@ -230,7 +289,8 @@ def _after(before: Reading, changes: Mapping[str, object]) -> Reading:
     if before.implied and before.implied[0] in changes:  # a king without a crown is a man
         after.noun = _noun(str(before.values.get("subject", "man")), before.sex)
     for garment in ("headwear", "clothing"):
-        if garment in changes and f"{garment}_colour" not in changes:
+        other = garment in changes and changes[garment] != before.values.get(garment)
+        if other and f"{garment}_colour" not in changes:
             after.values.pop(f"{garment}_colour", None)
     if changes.get("hair_style") == "bald" and "facial_hair" not in after.values:
         after.values.pop("hair_colour", None)
@@ -321,7 +381,10 @@ def _listed(items: list[str]) -> str:
 
 def _plain(text: str) -> str:
     text = re.sub(r"^(?:please|now|then) ", "", text.strip().lower().rstrip(".!,; "))
-    return " ".join(re.sub(r"[^\w\s,-]", " ", text).replace(",", " , ").split())
+    text = " ".join(re.sub(r"[^\w\s,-]", " ", text).replace(",", " , ").split())
+    # Two words in place of one, whose first would be read by itself: a black bearded man.
+    text = re.sub(r"(?<![\w-])(\w+) (skinned|haired|bearded|faced|jawed|nosed|eared)(?![\w-])", r"\1-\2", text)
+    return re.sub(rf"(?<![\w-])(?:dark|light|bright|deep) (?=(?:{_colour_words()}) (?:hair|beard))", "", text)
 
 
 def _unknown(left: str) -> list[str]:
@@ -436,6 +499,11 @@ def _nouns() -> tuple[tuple[str, str, str, tuple[str, str] | None], ...]:
             seen.add(word)
     found.sort(key=lambda e: len(e[0]), reverse=True)
     return (*found, *((word, "", "", None) for word in w.ANYBODY))
+
+
+@lru_cache(maxsize=1)
+def _thing_words() -> str:
+    return "|".join(sorted(map(re.escape, _things()), key=len, reverse=True))
 
 
 @lru_cache(maxsize=1)

@@ -67,7 +67,8 @@ NAMES: tuple[tuple[str, str, str], ...] = (
     (r"(?:marie )?curie", "woman", "a grey bun and a black t-shirt"),
     (r"cleopatra", "woman", "tan skin, long black hair, a golden crown and earrings"),
     (r"(?:the )?buddha", "calm man", "a bun and earrings"),
-    (r"gandalf|dumbledore|merlin|saruman", "old man", "long white hair, a white beard and a grey t-shirt"),
+    (r"gandalf(?: the (?:grey|white))?|dumbledore|merlin|saruman", "old man",
+     "long white hair, a white beard and a grey t-shirt"),
     (r"jesus(?: christ)?", "man", "long brown hair, a brown beard and a white t-shirt"),
     (r"zeus|poseidon|odin|moses", "old man", "long white hair and a white beard"),
     (r"sherlock(?: holmes)?", "man", "black hair and a black suit and tie"),
@@ -88,19 +89,23 @@ NAMES: tuple[tuple[str, str, str], ...] = (
 
 # A wizard's hat is a hat.
 THING = (
-    r"(?:'s|s)? (?:hat|cap|helmet|helm|hood|robe|cloak|cape|costume|outfit|clothes|dress|suit|uniform|shirt|coat|"
-    r"jacket|mask|beard|moustache|hair|haircut|hairstyle|skin|eyes|nose|ears|glasses|style|look|makeup)\b"
+    r"(?:'s|s)? (?:(?!with|in|and|has|who)[a-z]+ )?(?:hat|cap|beanie|crown|headphones|helmet|helm|hood|robe|cloak|cape|"
+    r"costume|outfit|clothes|dress|suit|uniform|shirt|t-shirt|tee|hoodie|coat|jacket|scarf|mask|wig|beard|moustache|"
+    r"mohawk|hair|haircut|hairstyle|skin|eyes|nose|ears|glasses|style|look|makeup|poster|mug|"
+    r"friend|daughter|son|wife|bride|elf|brother|sister)\b"
 )
 _CALLED = tuple(
     (re.compile(rf"(?<![\w-])(?:{words})(?![\w-])(?!{THING})", re.IGNORECASE), looks)
     for words, looks in (*((words, looks) for words, _, looks in NAMES), *CALLINGS)
 )
-_DISGUISED = re.compile(r"(?<![\w-])dressed (?:up )?(?:as|like) (?:[\w-]+ ){0,2}$", re.IGNORECASE)
+# What stands behind these words is not who somebody is.
+_OTHERS = re.compile(r"(?<![\w-])(?:with|wearing|holding|dressed|disguised|next to|in) ", re.IGNORECASE)
 _BECOMES = re.compile(r"(?<![\w-])(?:into|like|as|him|her|it|them) (?:[\w-]+ ){0,3}$", re.IGNORECASE)
 
 
 def looks_of(prompt: str) -> str:
-    """What goes with the first calling or name in a prompt, in words; nothing with one that somebody is dressed as.
+    """What goes with the first calling or name in a prompt, in words; nothing with one that somebody is not, but has or
+    is dressed as.
 
     Example:
         >>> looks_of("a wizard with round glasses")
@@ -108,7 +113,7 @@ def looks_of(prompt: str) -> str:
         >>> looks_of("a girl with a wizard hat")
         ''
     """
-    return next((looks for before, looks in _called(prompt) if not _DISGUISED.search(before)), "")
+    return next((looks for before, looks in _called(prompt) if not _OTHERS.search(before)), "")
 
 
 def looks_to_become(instruction: str) -> str:

@@ -19,9 +19,15 @@ _COLOUR = r"(?:black|white|grey|gray|brown|red|orange|yellow|green|blue|purple|v
 _PEOPLE = r"(?:man|woman|boy|girl|lady|guy|elf|king|queen|prince|princess|pirate|person|child)"
 _FIGURE = r"(?:old |young |bald )?(?:man|woman|boy|girl|lady|orc|elf|alien|zombie|king|queen|pirate)\b"
 
+_REMOVABLE = r"(?:beard|mo?ustache|goatee|hat|cap|crown|glasses|sunglasses|earrings|facial hair)"
+_WITHOUT = r"(?:without|with no|has no|having no|no more|no) (?:an? |any |the |his |her )?"
+_NOT = (
+    r"(?:(?:who |that )?(?:is |are )?(?:not|never|isn['’]?t|doesn['’]?t|does not|don['’]?t|do not|hardly) )"
+    r"(?:a |an )?"
+)
 _ANY_AGE = r"(?:man|woman|boy|girl|male|female|lady|guy|person)"
 
-_OLD_MEN = "wizard sorcerer mage warlock hermit pensioner granddad greybeard druid prophet philosopher gnome"
+_OLD_MEN = "wizard sorcerer mage warlock hermit pensioner granddad grandad greybeard druid prophet philosopher gnome"
 _OLD_WOMEN = "crone hag nan nana granma grandmom"
 _MEN = (
     "knight warrior soldier viking samurai sailor fisherman lumberjack barbarian ninja hipster punk rocker biker "
@@ -29,7 +35,7 @@ _MEN = (
     "chap father dad uncle husband bodybuilder boxer farmer policeman cop athlete captain general spartan hunter "
     "blacksmith superhero paladin rogue bandit thief assassin ranger astronaut mechanic student artist musician "
     "teenager teen clown jester rapper worker driver pilot butcher baker fireman firefighter waiter dj caveman nerd "
-    "geek guard hobbit"
+    "geek guard hobbit leprechaun surgeon surfer spy cook magician archer brother judge dracula hippie goth"
 )
 _WOMEN = (
     "witch nurse ballerina actress heroine mother mom mum aunt wife goddess valkyrie sorceress priestess nun geisha "
@@ -69,8 +75,70 @@ def _of_age(match: re.Match[str]) -> str:
     return f"{match.groupdict().get('between') or ''}{aged}"
 
 
+def _to_age(match: re.Match[str]) -> str:
+    """Somebody made so many years old, as young, grown or old."""
+    years, who = int(match["years"]), match["who"].lower()
+    grown = "woman" if who == "her" else "man"
+    aged = f"{who} a child" if years < 16 else f"{who} old" if years >= 60 else f"{who} a {grown}"
+    return f"{match['before'] or ''}{aged}"
+
+
 # (pattern, what is said instead), in this order.
 RULES: tuple[tuple[str, Said], ...] = (
+    # Spelling.
+    (r"(\w+) (skinned|haired|bearded|faced|jawed|nosed|eared|cheeked|headed)", r"\1-\2"),
+    (r"([\w]+(?: [\w]+)?)-bearded ((?:old |young )?[\w]+)", r"\2 with a \1 beard"),
+    (r"clean shaven", "clean-shaven"),
+    (r"t ?shirt|tee[ -]shirt", "t-shirt"),
+    (r"top-hat", "top hat"),
+    (r"base ?ball ?cap", "baseball cap"),
+    (r"(?:head|ear) phones", "headphones"),
+    (r"sun ?glass?es", "sunglasses"),
+    (r"glases", "glasses"),
+    (r"eye-patch|(?:an? )?patch (?:on|over) (?:his |her |one |an? |the )?(?:left |right )?eye", "an eyepatch"),
+    (r"mou?sta(?:s?he|sh|ch)|mustach", "moustache"),
+    (r"gotee", "goatee"),
+    (r"(?P<some>women|woman|men|man)(?P<own>'s?)?", lambda m: ("wo" if m["some"][0].lower() == "w" else "") + "man"
+     + (m["own"] or "")),
+    (r"elves", "elf"),
+    (r"beards", "beard"),
+    (r"(long|short|curly|wavy|thick|straight|bushy|big),(?= (?:[a-z]+,? ){0,2}(?:hair|beard)\b)", r"\1"),
+    (r"old, ((?:[\w-]+,? )+?)(man|woman)", r"\1old \2"),
+    (r"middle[ -]aged", ""),
+    # What is not there.
+    (rf"(?:without|with no|no|neither) (?:an? |any )?({_REMOVABLE}),? (?:and|or|nor|and no) (?:an? )?({_REMOVABLE})",
+     r"without \1, without \2"),
+    (rf"{_WITHOUT}(?:mo?ustache|goatee|facial hair|beard|stubble)", "without a beard"),
+    (rf"but {_WITHOUT}(?:mo?ustache|beard)", ""),
+    (rf"{_WITHOUT}(?:[a-z]+ )?(?:hat|cap|crown|tiara|beanie|helmet|veil|hood|headphones)", "without a hat"),
+    (rf"{_WITHOUT}(?:eye ?patch|sunglasses|shades|(?:[a-z]+ )?glasses|spectacles)", "without glasses"),
+    (rf"{_WITHOUT}ear-?rings?", "without earrings"),
+    (rf"{_NOT}(?:so |very |too |really )?(?:happy|smiling|smile|laughing|angry|sad|surprised)|unsmiling", "calm"),
+    (rf"{_NOT}bald", "with short hair"),
+    # What is to become of somebody.
+    (r"(?P<before>(?:make|turn) )?(?P<who>him|her|it|them) (?:look |to be |be )?(?P<years>\d{1,3})(?: years? old)?",
+     _to_age),
+    (r"(?:out of |of |in |into |to )?(?:marble|stone)(?=$|,)", "made of marble"),
+    (r"(?:out of |of |in |into |to )?(?:bronze|metal)(?=$|,)", "made of bronze"),
+    (r"(?:out of |of |in |into |to )?(?:wood|wooden)(?=$|,)", "made of wood"),
+    (r"into an? (?:statue|bust|sculpture)(?=$|,)", "made of marble"),
+    (r"(make (?:him|her|it|them)) (?:real|human|alive)", r"\1 a real person"),
+    (r"bigger nose|nose bigger|larger nose|nose larger", "a big nose"),
+    (r"smaller nose|nose smaller", "a small nose"),
+    (r"longer nose|nose longer", "a long nose"),
+    (r"longer hair", "long hair"),
+    (r"shorter hair", "short hair"),
+    (r"curl (?:his |her |its |their )?hair", "curly hair"),
+    (r"(?:give (?:him|her|it|them) )hair(?=$|,| and)", "short hair"),
+    (r"darker skin|skin darker", "dark skin"),
+    (r"lighter skin|paler skin|skin lighter|skin paler", "pale skin"),
+    (r"(?<=(?:him|her) )blonde?(?=$|,| and)", "blonde hair"),
+    (r"(?<=(?:him|her) )ginger(?=$|,| and)", "red hair"),
+    # What something is.
+    (rf"(hair|beard|mo?ustache) (?:(?:that |which )?(?:is|are)|dyed|coloured|colored) (?:long and )?({_COLOUR})",
+     r"\2 \1"),
+    (rf"(?:in|wearing|dressed in|clad in) (?:all )?({_COLOUR})(?=$|,| with\b)", r"wearing a \1 t-shirt"),
+    (rf"({_COLOUR}) (?:clothes|clothing|outfit|attire)", r"\1 t-shirt"),
     # People of history and stories.
     *((rf"(?:{words})(?!{THING})", who) for words, who, _ in NAMES),
     # How a picture is called.
@@ -79,6 +147,10 @@ RULES: tuple[tuple[str, Said], ...] = (
     # Hair: its forms, then its colours.
     (r"(?:without|with no|has no|having no) (?:any )?hair(?! on)", "with a bald head"),
     (r"(?:dreadlocks|dreads|afro|perm|ringlets|cornrows)(?: hair)?", "curls"),
+    (r"two buns|space buns", "a bun"),
+    (r"hair (?:tied|pulled|combed) back", "a ponytail"),
+    (rf"{_COLOUR}-(?={_COLOUR} (?:hair|beard))", ""),
+    (r"(?:light|sun-bleached|bleached) hair", "blonde hair"),
     (r"(?:wavy|frizzy|kinky|fuzzy|permed|tousled)(?= )", "curly"),
     (r"(?:two |twin |long )?(?P<c>(?:[a-z]+ )?)(?:braids?|plaits?|pigtails?|pony-tail)", r"\g<c>ponytail"),
     (r"(?P<c>(?:a|sleek|short|black|brown|blonde?|red|pink|blue|grey|white) )bob", r"\g<c>short hair"),
@@ -120,14 +192,18 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"(?:horn-rimmed|thick-rimmed|browline)(?= (?:[a-z]+ )?(?:glasses|spectacles|eyeglasses|specs))", "square"),
     (rf"(?:{_COLOUR}|gold|golden|silver|thick|thin|big|large|huge|oversized|tortoiseshell|wire-rimmed|gold-rimmed|reading|"
      r"nerdy|vintage)(?= (?:[a-z-]+ )?(?:glasses|spectacles|eyeglasses|specs))", ""),
-    (r"(?P<before>(?:[\w-]+ ){0,3})(?P<thing>glasses|spectacles|eyeglasses|specs)(?! with \w+ frames)",
+    (r"(?!round|square)[a-z]+-(?:rimmed|framed)(?= (?:[a-z-]+ )?(?:glasses|spectacles|eyeglasses|specs))", ""),
+    (r"(?P<before>(?:(?!with |and |in )[\w-]+ ){0,2})(?P<thing>glasses|spectacles|eyeglasses|specs)"
+     r"(?! with \w+ frames)",
      _unless("round rounded rimmed square framed rectangular dark sun no without not black-tinted", "round glasses")),
+    (r"(?:santa|christmas|elf)(?:'s|s)? hat", "red beanie"),
+    (r"police(?:man'?s?|wom[ae]n'?s?)? (?:hat|cap)", "blue baseball cap"),
     (r"(?:fedora|sombrero|straw hat|sun hat|panama hat|wide-brimmed hat|trilby|slouch hat|ten-gallon hat)",
      "cowboy hat"),
     (r"(?:beret|bandana|headscarf|turban|skull ?cap|bobble hat|winter hat|woo?l(?:en|len)? (?:hat|cap)|toque|fez|"
      r"helmet|helm|hood|hijab|veil)", "beanie"),
     (r"(?:bowler hat|bowler|tophat|stovepipe hat|wizard hat|witch hat|pointed hat|pointy hat)", "top hat"),
-    (r"(?P<who>(?:wizard|sorcerer|sorceress|mage|warlock|witch|magician|chef|cook|baker)\b(?:(?!hat\b).)*)"
+    (r"(?P<who>(?:wizard|sorcerer|sorceress|mage|warlock|witch|magician|chef|cook|baker)\b(?:(?!hat\b|without\b|no\b).)*)"
      r"(?<!top )(?<!cowboy )hat", r"\g<who>top hat"),
     (r"(?:(?:gold|golden|silver|jewelled|diamond) )?(?:tiara|diadem|laurel wreath|coronet|circlet)", "crown"),
     (r"(?:silver|jewelled|bejewelled|iron) crown", "crown"),
@@ -142,7 +218,7 @@ RULES: tuple[tuple[str, Said], ...] = (
      r"(?= (?:[a-z]+ )?(?:jacket|coat|shirt|t-shirt|dress|robe|armou?r|mail|cloak|cape|vest))", ""),
     (r"hoodie jacket", "hoodie"),
     (r"(?:sweater|jumper|pullover|cardigan|turtleneck|blouse|polo|vest|tank top|tunic|(?<=[a-z] )dress|robes?|jacket|"
-     r"coat|armou?r|chainmail|mail|uniform|cloak|cape|gown|kimono|toga|jersey|overalls|spacesuit)", "shirt"),
+     r"coat|raincoat|armou?r|chainmail|mail|uniform|cloak|cape|gown|kimono|toga|jersey|overalls|spacesuit)", "shirt"),
     (r"(?:(?<!hooded )sweatshirt|anorak|parka|windbreaker)", "hoodie"),
     (rf"(?:suit|shirt) (?:and|with) (?:an? )?(?:{_COLOUR} )?(?:bow[ -]?tie|necktie|tie)", "suit and tie"),
     (rf"(?<!and )(?<!hair )(?:{_COLOUR} )?(?:bow[ -]?tie|necktie|tie)", "suit and tie"),
@@ -163,6 +239,16 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"(?:african|african[ -]american)", "dark-skinned"),
     (rf"black(?= {_PEOPLE}\b)", "dark-skinned"),
     (rf"white(?= {_PEOPLE}\b)", "pale"),
+    (rf"brown(?= {_PEOPLE}\b)", "brown-skinned"),
+    (r"light-skinned", "pale"),
+    (r"(?:bronzed?|golden|sun-kissed)[ -]skin(?:ned)?", "tan skin"),
+    (r"(?<=a )blonde?(?=$|,| (?:with|in|who|wearing)\b)", "blonde-haired woman"),
+    (r"(?<=a )ginger(?=$|,| (?:with|in|who|wearing)\b)", "red-haired person"),
+    (r"(?:that |who )?(?:smiles|grins|laughs|smirks|smirking)", "smiling"),
+    (r"(?:screaming|yelling|shouting|mean|mean-looking)(?= |$|,)", "angry"),
+    (r"(?:worried|anxious)(?= |$|,)", "sad"),
+    (r"(?:an? )?(?:long )?(?:pointed|pointy|hooked|crooked|aquiline) nose", "a long nose"),
+    (r"(?:round|human) ears", "rounded ears"),
     (r"(?:dark|brown|pale|olive|ebony)[ -]?complexioned", "brown-skinned"),
     (r"teen(?:age|aged)?(?= (?:boy|girl|lad)\b)", ""),
     (r"indian(?= )", "brown-skinned"),
@@ -196,7 +282,14 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"young (?:" + "|".join(_OLD_MEN.split()) + ")", "man"),
     (r"old (?:" + "|".join(_MEN.split()) + ")", "old man"),
     (r"old (?:" + "|".join(_WOMEN.split()) + ")", "old woman"),
-    (rf"(boy|girl|woman|lady|elf|orc|alien|zombie) (?:{'|'.join(f'{_OLD_MEN} {_MEN} {_WOMEN}'.split())})", r"\1"),
+    (r"(?P<who>boy|girl|woman|lady|female|child|kid|elf|orc|alien|zombie) pirate|pirate (?P<too>woman|girl|lady|boy)",
+     lambda m: f"{m['who'] or m['too']} wearing an eyepatch"),
+    (r"(?P<who>boy|girl|elf|orc|alien|zombie) cowboy", r"\g<who> wearing a cowboy hat"),
+    (r"(?P<who>orc|alien|zombie) (?:businessman|gentleman)", r"\g<who> in a suit and tie"),
+    (r"(?P<who>boy) (?:king|prince)", r"\g<who> with a golden crown"),
+    (rf"(boy|girl|woman|lady|child|kid|toddler|elf|orc|alien|zombie) "
+     rf"(?:{'|'.join(f'{_OLD_MEN} {_MEN} {_WOMEN}'.split())})", r"\1"),
+    (rf"(?:{'|'.join(f'{_OLD_MEN} gnome'.split())})(?= (?:woman|girl|boy|lady|child|kid)\b)", ""),
     (r"(?:pirate|sea|ship) captain", "pirate"),
     (r"(?P<who>vampire|pirate|viking) (?:lord|king|count|warrior|chief)", r"\g<who>"),
     (r"(?P<who>elf|elven|orc|orcish|goblin|zombie|skeleton|undead|alien|demon) (?:king|prince|lord|emperor)",
@@ -208,8 +301,9 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"police officer", "person"),
     (r"punk rocker", "man"),
     (r"(?:baby|newborn)(?! (?:blue|pink))", "boy"),
-    (r"(?:santa(?: claus)?|father christmas)", "old man with a white beard and a red beanie"),
-    *((rf"(?<!orc )(?<!orcish )(?:{'|'.join(words.split())})(?!-)", noun) for noun, words in _ROLES.items()),
+    (rf"(?:santa(?: claus)?|father christmas)(?!{THING})", "old man"),
+    *((rf"(?<!orc )(?<!orcish )(?:{'|'.join(words.split())})s?(?!-)(?!{THING})", noun)
+      for noun, words in _ROLES.items()),
     # Of what.
     (rf"wooden(?= {_FIGURE})", "wooden carving of a"),
     (rf"(?:stone|marble)(?= {_FIGURE})", "marble bust of a"),
@@ -223,8 +317,21 @@ RULES: tuple[tuple[str, Said], ...] = (
      _unless("marble bronze wooden wood", "marble bust")),
     (r"(bronze|marble|wooden) figurine", r"\1 statue"),
     (r"(?:made|carved) (?:out )?(?:of|from) (?:stone|granite)", "made of marble"),
-    (r"(?:made|cast) (?:out )?(?:of|from|in) (?:metal|copper|brass|iron)", "made of bronze"),
+    (r"(?:made|cast) (?:out )?(?:of|from|in) (?:metal|copper|brass|iron|bronze|steel|gold|silver)", "made of bronze"),
+    (r"(?:made|carved) out of (marble|wood)", r"made of \1"),
+    (r"an? (?:statue|sculpture|figurine)(?=$|,| (?:with|in|wearing)\b)", "a marble bust of a person"),
 )  # fmt: skip
+
+def calling_of(text: str, subject: str) -> str:
+    """The text with every calling said to be a subject's, as most callings stand for men otherwise.
+
+    Example:
+        >>> calling_of("turn her into a vampire", "woman")
+        'turn her into a woman vampire'
+    """
+    callings = "|".join(f"{_OLD_MEN} {_MEN}".split())
+    return re.sub(rf"(?<=\ban )(?=(?:{callings})\b)|(?<=\ba )(?=(?:{callings})\b)", f"{subject} ", text)
+
 
 def nearest_words(text: str) -> str:
     """A prompt or an instruction in words that the portrait world has, as far as there are near ones.

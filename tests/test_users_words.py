@@ -1,0 +1,111 @@
+"""Prompts and instructions as people type them, most of them once misread: negations, spelling, several orders."""
+
+from __future__ import annotations
+
+import pytest
+
+from headsculpt.synthesis.completion import completed_prompt
+from headsculpt.synthesis.reading import edited_prompt, read_prompt
+
+
+@pytest.mark.parametrize(
+    ("prompt", "shows"),
+    [
+        ("man without mustache", {"facial_hair": "none"}),
+        ("pirate without eyepatch", {"eyewear": "none"}),
+        ("a king without a crown", {"headwear": "none"}),
+        ("a chef without a hat", {"headwear": "none"}),
+        ("a man without a beard or glasses", {"facial_hair": "none", "eyewear": "none"}),
+        ("a man with beard but no moustache", {"facial_hair": "full beard"}),
+        ("an old man that is not bald", {"subject": "old man", "hair_style": "short"}),
+        ("a man who doesn't smile", {"expression": "neutral"}),
+        ("a not so happy man", {"expression": "neutral"}),
+        ("clean shaven viking", {"facial_hair": "none", "hair_colour": "blonde"}),
+        ("dark skinned man with white beard", {"skin": "dark", "hair_colour": "white"}),
+        ("red bearded viking", {"facial_hair": "full beard", "hair_colour": "red"}),
+        ("black bearded pirate", {"skin": "tan", "facial_hair": "full beard", "hair_colour": "black"}),
+        ("big nosed man", {"nose": "big"}),
+        ("a dark brown hair man", {"skin": "pale", "hair_colour": "brown"}),
+        ("a man whose beard is white", {"facial_hair": "full beard", "hair_colour": "white"}),
+        ("a girl with long, wavy, red hair", {"hair_colour": "red"}),
+        ("a women with long blond hair", {"subject": "woman", "hair_colour": "blonde"}),
+        ("old wizard woman", {"subject": "old woman", "hair_colour": "white"}),
+        ("a pirate woman", {"subject": "woman", "eyewear": "eyepatch"}),
+        ("zombie businessman", {"subject": "zombie", "clothing": "suit and tie"}),
+        ("a middle aged man", {"subject": "man"}),
+        ("old, bald, fat, happy man", {"subject": "old man", "hair_style": "bald", "expression": "smiling"}),
+        ("a blonde with blue eyes", {"subject": "woman", "hair_colour": "blonde"}),
+        ("a woman with hair in two buns", {"hair_style": "bun"}),
+        ("a man with glases and a red tshirt", {"eyewear": "round glasses", "clothing_colour": "red"}),
+        ("a man with rectangular black-rimmed glasses", {"eyewear": "square glasses"}),
+        ("a man in black", {"clothing_colour": "black", "skin": "pale"}),
+        ("a brown man", {"skin": "brown"}),
+        ("an elf with round ears", {"ears": "plain"}),
+        ("boy with santa hat", {"subject": "boy", "headwear": "beanie", "headwear_colour": "red"}),
+        ("girl in police hat", {"headwear": "baseball cap", "headwear_colour": "blue"}),
+        ("a woman made out of marble", {"material": "marble bust"}),
+        ("a jade statue", {"material": "marble bust"}),
+    ],
+)
+def test_a_prompt(prompt: str, shows: dict[str, object]) -> None:
+    told = read_prompt(completed_prompt(prompt)).values
+    assert {family: told.get(family) for family in shows} == shows
+
+
+@pytest.mark.parametrize("prompt", ["Einstein's daughter", "a woman in a mario t-shirt", "a girl with a ninja friend"])
+def test_whoever_is_only_spoken_of_gives_no_looks(prompt: str) -> None:
+    told = read_prompt(completed_prompt(prompt)).values
+    assert not {"facial_hair", "headwear"} & told.keys() and told.get("clothing") == "t-shirt"
+
+
+BOY = "a tanned boy with short black hair, wearing a red baseball cap and a blue hoodie"
+OLD = "an old man with short white hair and a white beard, wearing round glasses"
+WOMAN = "a pale woman with long red hair, wearing a blue t-shirt"
+
+
+@pytest.mark.parametrize(
+    ("before", "instruction", "changes"),
+    [
+        (OLD, "remove the glasses and the beard", {"eyewear": "none", "facial_hair": "none"}),
+        (OLD, "shave the beard and make him smile", {"facial_hair": "none", "expression": "smiling"}),
+        (OLD, "shave his head and give him a goatee", {"hair_style": "bald", "facial_hair": "goatee"}),
+        (OLD, "make only the beard black", {"hair_colour": "black"}),
+        (OLD, "he doesn't wear glasses anymore", {"eyewear": "none"}),
+        (BOY, "take off cap and give him curly hair", {"headwear": "none", "hair_style": "curly"}),
+        (BOY, "can you take the red cap off please", {"headwear": "none"}),
+        (BOY, "hat off", {"headwear": "none"}),
+        (BOY, "I don't like the cap", {"headwear": "none"}),
+        (BOY, "take a red cap", {"headwear": "baseball cap", "headwear_colour": "red"}),
+        (BOY, "make the cap green and the hoodie yellow", {"headwear_colour": "green", "clothing_colour": "yellow"}),
+        (BOY, "change the color of the cap to green", {"headwear_colour": "green"}),
+        (BOY, "the cap should be green", {"headwear_colour": "green"}),
+        (BOY, "give him a blue t-shirt, keep the cap", {"clothing": "t-shirt", "clothing_colour": "blue"}),
+        (BOY, "a crown instead of the cap", {"headwear": "crown"}),
+        (BOY, "replace the cap by a beanie", {"headwear": "beanie"}),
+        (WOMAN, "make her a queen", {"headwear": "crown"}),
+        (WOMAN, "change her hair color to black and add glasses",
+         {"hair_colour": "black", "eyewear": "round glasses"}),
+        (WOMAN, "make her glasses black", {}),
+        (WOMAN, "make her 70 years old", {"subject": "old woman"}),
+        (WOMAN, "turn her into stone", {"material": "marble bust"}),
+        (WOMAN, "make it out of wood", {"material": "wooden carving"}),
+        (WOMAN, "make her skin darker", {"skin": "dark"}),
+        (WOMAN, "bigger nose", {"nose": "big"}),
+        (WOMAN, "stop smiling", {"expression": "neutral"}),
+        (WOMAN, "change her shirt to black", {"clothing_colour": "black"}),
+        ("an elf with pointed ears", "remove the pointed ears", {"ears": "plain"}),
+    ],
+)  # fmt: skip
+def test_an_instruction(before: str, instruction: str, changes: dict[str, object]) -> None:
+    assert edited_prompt(before, instruction, nearest=True).changes == changes
+
+
+def test_what_keeps_its_garment_keeps_its_colour() -> None:
+    assert edited_prompt(BOY, "put a baseball cap on him", nearest=True).text == BOY
+
+
+def test_she_who_becomes_a_vampire_stays_a_woman() -> None:
+    assert edited_prompt(WOMAN, "turn her into a vampire", nearest=True).changes["subject"] == "woman"
+    wizard = edited_prompt(WOMAN, "turn her into a wizard", nearest=True).text
+    assert wizard == "a pale old woman with long white hair, wearing a blue t-shirt"
+    assert edited_prompt(WOMAN, "turn her into Santa", nearest=True).changes["facial_hair"] == "full beard"
