@@ -30,7 +30,7 @@ def test_names_stand_for_somebody_in_the_vocabulary(who: str) -> None:
         ("Pinocchio", "a wooden carving of a boy with short hair and a long nose, wearing a t-shirt"),
         ("a statue of Zeus", "a marble bust of an old man with long hair and a beard, wearing a t-shirt"),
         ("a chef with a hat", "a pale man with short black hair, wearing a white top hat and a white t-shirt"),
-        ("the Mona Lisa", "a brown-skinned woman with long brown hair, wearing a green t-shirt"),
+        ("the Mona Lisa", "a pale woman with long brown hair, wearing a green t-shirt"),
     ],
 )  # fmt: skip
 def test_what_a_prompt_leaves_open_is_as_with_others_of_that_kind(prompt: str, told: str) -> None:
@@ -79,7 +79,7 @@ def test_what_is_only_worn_makes_nobody_one(prompt: str) -> None:
     [
         ("turn him into a wizard", "an old man with long white hair and a white beard"),
         ("make him a chef", "a man with short brown hair, wearing a white top hat and a white t-shirt"),
-        ("make him look like Einstein", "an old man with curly white hair and a white moustache"),
+        ("make him look like Einstein", "a pale old man with curly white hair and a white moustache"),
         ("give him a wizard hat", "a man with short brown hair, wearing a top hat"),
     ],
 )

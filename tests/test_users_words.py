@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
+from headsculpt.synthesis.attributes import VALUES
 from headsculpt.synthesis.completion import completed_prompt
 from headsculpt.synthesis.reading import edited_prompt, read_prompt
 
@@ -109,3 +113,16 @@ def test_she_who_becomes_a_vampire_stays_a_woman() -> None:
     wizard = edited_prompt(WOMAN, "turn her into a wizard", nearest=True).text
     assert wizard == "a pale old woman with long white hair, wearing a blue t-shirt"
     assert edited_prompt(WOMAN, "turn her into Santa", nearest=True).changes["facial_hair"] == "full beard"
+
+
+def test_the_page_on_prompts_says_what_is_so() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "prompts.md").read_text(encoding="utf-8")
+    vocabulary, examples = page.split("## What becomes of a sentence")
+    for family, values in VALUES.items():
+        for value in values:
+            assert isinstance(value, bool) or value in ("none", "plain") or str(value) in vocabulary, (family, value)
+    rows = re.findall(r"^\| (.+) \| (.+) \|$", examples, re.MULTILINE)[1:]
+    told = {said: completed_prompt(said) for said, _ in rows}
+    assert len(rows) >= 8 and told == dict(rows)
+    for order in re.findall(r'"([^"]+)"', examples.split("## Edits")[1]):
+        assert edited_prompt(BOY, order, nearest=True).changes, order
