@@ -15,7 +15,7 @@ from zlib import crc32
 
 import numpy as np
 
-from headsculpt.synthesis.reading import BEARDLESS, Reading, read_prompt, sentence
+from headsculpt.synthesis.reading import BEARDLESS, Reading, fitting, read_prompt, sentence, values_of
 from headsculpt.synthesis.roles import looks_of
 from headsculpt.synthesis.synonyms import nearest_words
 from headsculpt.synthesis.visibility import COVERING_HATS
@@ -48,7 +48,7 @@ def completed_prompt(prompt: str, seed: int = 0, *, near: bool = False) -> str:
         >>> completed_prompt("an old man with a white beard and round glasses")
         'a brown-skinned old man with short white hair and a white beard, wearing round glasses and a grey t-shirt'
     """
-    typical = _typical(prompt)
+    typical = values_of(looks_of(prompt))
     prompt = in_near_words(prompt)
     found = read_prompt(prompt)
     # By the noun as well, or all heads of one seed would wear one shirt; by nothing else that is said, so that an
@@ -62,7 +62,8 @@ def completed_prompt(prompt: str, seed: int = 0, *, near: bool = False) -> str:
             added.pop("hair_colour", None)
     values = {**added, **found.values}
     noun = found.noun
-    if found.implied and found.values.get(found.implied[0]) == "none":  # a king without a crown is a man
+    lacks = found.implied is not None and found.values.get(found.implied[0]) == "none"
+    if lacks and noun not in VAGUE_ROLES:  # a king without a crown is a man
         noun = ""
     return sentence(Reading(values, noun, found.sex, found.implied, found.extra))
 
@@ -130,12 +131,6 @@ def _nearest_reading(prompt: str) -> Reading:
     return found
 
 
-def _typical(prompt: str) -> dict[str, object]:
-    """What goes with who a prompt speaks of (:func:`headsculpt.synthesis.roles.looks_of`), family to value."""
-    looks = looks_of(prompt)
-    return read_prompt(f"a person with {looks}").values if looks else {}
-
-
 def _plain_answers(found: Reading, typical: Mapping[str, object], rng: np.random.Generator) -> dict[str, object]:
     """Family to value, of what was not said and can be seen: what is typical of who it is, or else plain."""
     said = dict(found.values)
@@ -150,7 +145,7 @@ def _plain_answers(found: Reading, typical: Mapping[str, object], rng: np.random
     else:
         style = HAIR_STYLE.get(subject, "short")
     usual = {"skin": skin, "hair_style": style, "hair_colour": hair, "clothing": "t-shirt"}
-    answers: dict[str, object] = {**usual, **_fitting(typical, said, found.sex)}
+    answers: dict[str, object] = {**usual, **fitting(typical, said, found.sex)}
     if found.implied and found.noun not in VAGUE_ROLES:  # a king has a crown, whether or not it is said
         answers[found.implied[0]] = found.implied[1]
     has = {**answers, **said}
@@ -163,15 +158,3 @@ def _plain_answers(found: Reading, typical: Mapping[str, object], rng: np.random
     if has["hair_style"] == "bald" and has.get("facial_hair", "none") == "none":
         del answers["hair_colour"]
     return {family: value for family, value in answers.items() if family not in said}
-
-
-def _fitting(typical: Mapping[str, object], said: Mapping[str, object], sex: str) -> dict[str, object]:
-    """What is typical, less beards of women and children, white hair of children, and the colours of garments that were
-    said otherwise."""
-    garments = ("headwear", "clothing")
-    others = {f"{garment}_colour" for garment in garments if said.get(garment) not in (None, typical.get(garment))}
-    if sex == "female" or said.get("subject") in BEARDLESS:
-        others.add("facial_hair")
-    if said.get("subject") in ("boy", "girl") and typical.get("hair_colour") in ("white", "grey"):
-        others |= {"hair_colour", "hair_style"}
-    return {family: value for family, value in typical.items() if family not in others}

@@ -25,11 +25,12 @@ _GLUE = frozenset(
     "give make put add turn change transform let have wear dress cut tie look looks be some like very big".split()
 )
 BEARDLESS = frozenset({"woman", "old woman", "girl", "boy"})
+_NO_KIND = r"(?:an?|the|of|with|and|very|old|young|two|his|her|is)\b"
 _THEIR = r"(?:(?:the|his|her|its|their|your|my) )?"
-_REMOVE = r"(?:remove|get rid of|take off|take|no more|no|without|shave off|lose|delete|drop)"
+_REMOVE = r"(?:remove|get rid of|take off|take away|take|no more|no|without|shave off|lose|delete|drop)"
 _VERB = (
     r"(?:remove|get rid|take|shave|lose|delete|drop|give|add|put|make|turn|change|transform|swap|replace|exchange|dye|"
-    r"paint|colou?r|let|have|dress|cut|tie|grow|keep|leave|do not|don t|stop|no|without)"
+    r"paint|colou?r|let|have|dress|cut|tie (?:his|her|its|their|the)|grow|keep|leave|do not|don t|stop|no|without)"
 )
 _POLITE = (
     r"^(?:(?:please|can you|could you|would you|i want you to|i d like you to|let s) )+|"
@@ -159,12 +160,13 @@ def read_instruction(text: str, before: Mapping[str, object]) -> tuple[dict[str,
 def _orders(text: str) -> list[str]:
     """The single orders of an instruction; what is to be kept is none."""
     text = re.sub(_POLITE, "", text)
+    text = re.sub(rf"(?: ,)? not {_THEIR}(?:{_thing_words()})$", "", text)
     text = re.sub(rf" instead of {_THEIR}(?:[\w-]+ ){{0,2}}(?:{_thing_words()})(?![\w-])", "", text)
     thing = rf"{_THEIR}(?:{_thing_words()})"
     coloured = rf"{_THEIR}(?:{_thing_words()}|skin) (?:{_colour_words()})(?: |$)"
     orders = []
     for part in re.split(rf"(?: ,| and| then| but)+ (?={_VERB}(?![\w-])|{coloured})", text):
-        if re.match(r"(?:keep|leave|do not (?:change|touch)|don t (?:change|touch))(?![\w-])", part):
+        if re.match(r"(?:keep|leave|(?:do not|don t) (?:change|touch|remove|take|shave))(?![\w-])", part):
             continue
         # "Remove the cap and the beard" is two orders, of which the second has no verb.
         listed = re.match(rf"({_REMOVE}) ({thing}(?:(?: ,| and| or)+ {thing})+)$", part)
@@ -230,10 +232,11 @@ def _read_order(text: str, before: Mapping[str, object]) -> tuple[dict[str, obje
     for word, subject, _, implied in _nouns():
         if not subject or implied:
             continue
-        match = re.search(rf"(?<![\w-])(?:an?|into|like) {re.escape(word)}(?![\w-])", left)
+        kind = rf"(?:\| )?((?:{_adjective_words()} ){{0,2}})"
+        match = re.search(rf"(?<![\w-])(?:an?|into|like) {kind}{re.escape(word)}(?![\w-])", left)
         if match:
             changes["subject"] = subject
-            left = left[: match.start()] + " | " + left[match.end() :]
+            left = f"{left[: match.start()]} | {match[1]}| {left[match.end() :]}"
             break
     left = _take(" ".join(left.split()), _adjectives(), changes)
     return changes, _unknown(left)
@@ -246,11 +249,29 @@ def instruction_in_near_words(text: str, before: Mapping[str, object]) -> str:
     looks = looks_to_become(text)
     if changes and not unknown and not looks:
         return text
-    hers = calling_of(text, str(before["subject"])) if before.get("subject") in BEARDLESS else text
-    if hers != text:  # a vampire that she becomes is a woman
-        parts = re.split(r", | and (?!tie)", looks)
-        text, looks = hers, ", ".join(part for part in parts if not re.search("beard|moustache|goatee", part))
-    return f"{nearest_words(text)}, with {looks}" if looks else nearest_words(text)
+    if before.get("subject") in BEARDLESS:  # a vampire that she becomes is a woman
+        text = calling_of(text, str(before["subject"]))
+    near = nearest_words(text)
+    said, _ = read_instruction(near, before)
+    typical = fitting(values_of(looks), {"subject": before.get("subject"), **said})
+    return ", ".join([near, *features({family: value for family, value in typical.items() if family not in said})])
+
+
+def values_of(looks: str) -> dict[str, object]:
+    """What goes with a calling, in words (:func:`headsculpt.synthesis.roles.looks_of`), as family and value."""
+    return read_prompt(f"a person with {looks}").values if looks else {}
+
+
+def fitting(typical: Mapping[str, object], said: Mapping[str, object], sex: str = "") -> dict[str, object]:
+    """What is typical, less beards of women and children, white hair of children, and the colours of garments that were
+    said otherwise."""
+    garments = ("headwear", "clothing")
+    others = {f"{garment}_colour" for garment in garments if said.get(garment) not in (None, typical.get(garment))}
+    if sex == "female" or said.get("subject") in BEARDLESS:
+        others.add("facial_hair")
+    if said.get("subject") in ("boy", "girl") and typical.get("hair_colour") in ("white", "grey"):
+        others |= {"hair_colour", "hair_style"}
+    return {family: value for family, value in typical.items() if family not in others}
 
 
 def sentence(found: Reading) -> str:
@@ -382,9 +403,20 @@ def _listed(items: list[str]) -> str:
 def _plain(text: str) -> str:
     text = re.sub(r"^(?:please|now|then) ", "", text.strip().lower().rstrip(".!,; "))
     text = " ".join(re.sub(r"[^\w\s,-]", " ", text).replace(",", " , ").split())
-    # Two words in place of one, whose first would be read by itself: a black bearded man.
-    text = re.sub(r"(?<![\w-])(\w+) (skinned|haired|bearded|faced|jawed|nosed|eared)(?![\w-])", r"\1-\2", text)
-    return re.sub(rf"(?<![\w-])(?:dark|light|bright|deep) (?=(?:{_colour_words()}) (?:hair|beard))", "", text)
+    return _with_adjectives_bound(text)
+
+
+def _with_adjectives_bound(text: str) -> str:
+    """The text with what would be read by itself bound to its noun: black bearded men, old thin men, dark suits."""
+    kinds = "skinned|haired|bearded|faced|jawed|nosed|eared"
+    text = re.sub(rf"(?<![\w-])(?!{_NO_KIND})(\w+) ({kinds})(?![\w-])", r"\1-\2", text)
+    men = "man|woman|lady|guy|gentleman"
+    text = re.sub(rf"(?<![\w-])old ((?:{_adjective_words()} ){{1,2}})({men})(?![\w-])", r"\1old \2", text)
+    worn = "shirt|t-shirt|hoodie|suit|hat|top hat|cowboy hat|cap|baseball cap|beanie|headphones"
+    shade = rf"(?:dark|light|bright|deep|pale) (?=(?:{_colour_words()}) (?:hair|beard|{worn})(?![\w-]))"
+    text = re.sub(rf"(?<![\w-]){shade}", "", text)
+    text = re.sub(rf"(?<![\w-])dark (?=(?:{worn})(?![\w-]))", "black ", text)
+    return re.sub(rf"(?<![\w-])(?:{_colour_words()}) (?=eyepatch|eye patch)", "", text)
 
 
 def _unknown(left: str) -> list[str]:
@@ -499,6 +531,12 @@ def _nouns() -> tuple[tuple[str, str, str, tuple[str, str] | None], ...]:
             seen.add(word)
     found.sort(key=lambda e: len(e[0]), reverse=True)
     return (*found, *((word, "", "", None) for word in w.ANYBODY))
+
+
+@lru_cache(maxsize=1)
+def _adjective_words() -> str:
+    words = {word for ways in w.BEFORE.values() for words in ways.values() for word in words}
+    return f"(?:{'|'.join(sorted(map(re.escape, words), key=len, reverse=True))})"
 
 
 @lru_cache(maxsize=1)

@@ -87,19 +87,22 @@ NAMES: tuple[tuple[str, str, str], ...] = (
     (r"medusa", "woman", "curly green hair"),
 )  # fmt: skip
 
+KIN = "friend|apprentice|assistant|helper|daughter|son|wife|husband|brother|sister"
 # A wizard's hat is a hat.
 THING = (
     r"(?:'s|s)? (?:(?!with|in|and|has|who)[a-z]+ )?(?:hat|cap|beanie|crown|headphones|helmet|helm|hood|robe|cloak|cape|"
     r"costume|outfit|clothes|dress|suit|uniform|shirt|t-shirt|tee|hoodie|coat|jacket|scarf|mask|wig|beard|moustache|"
     r"mohawk|hair|haircut|hairstyle|skin|eyes|nose|ears|glasses|style|look|makeup|poster|mug|"
-    r"friend|daughter|son|wife|bride|elf|brother|sister)\b"
+    rf"elf|bride|{KIN})\b"
 )
 _CALLED = tuple(
     (re.compile(rf"(?<![\w-])(?:{words})(?![\w-])(?!{THING})", re.IGNORECASE), looks)
     for words, looks in (*((words, looks) for words, _, looks in NAMES), *CALLINGS)
 )
 # What stands behind these words is not who somebody is.
-_OTHERS = re.compile(r"(?<![\w-])(?:with|wearing|holding|dressed|disguised|next to|in) ", re.IGNORECASE)
+_OTHERS = re.compile(
+    r"(?<![\w-])(?:about|called|named|with|wearing|holding|dressed|disguised|next to|in) ", re.IGNORECASE
+)
 _BECOMES = re.compile(r"(?<![\w-])(?:into|like|as|him|her|it|them) (?:[\w-]+ ){0,3}$", re.IGNORECASE)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from headsculpt.synthesis.roles import NAMES, THING
+from headsculpt.synthesis.roles import KIN, NAMES, THING
 
 _HAIR = (
     r"(?:hair|haired|beard|bearded|mohawk|moustache|mustache|goatee|curls|curly|bun|ponytail|locks|brows|eyebrows)"
@@ -85,9 +85,12 @@ def _to_age(match: re.Match[str]) -> str:
 
 # (pattern, what is said instead), in this order.
 RULES: tuple[tuple[str, Said], ...] = (
+    # Somebody's brother is not him.
+    (rf"(?:(?:an?|the) )?[\w-]+['’]s ({KIN})", r"a \1"),
     # Spelling.
-    (r"(\w+) (skinned|haired|bearded|faced|jawed|nosed|eared|cheeked|headed)", r"\1-\2"),
-    (r"([\w]+(?: [\w]+)?)-bearded ((?:old |young )?[\w]+)", r"\2 with a \1 beard"),
+    (r"(?!(?:an?|the|of|with|and|very|old|young|two|his|her|is)\b)(\w+) "
+     r"(skinned|haired|bearded|faced|jawed|nosed|eared|cheeked|headed)", r"\1-\2"),
+    (r"(\w+)-bearded ((?:old |young )?\w+)", r"\2 with a \1 beard"),
     (r"clean shaven", "clean-shaven"),
     (r"t ?shirt|tee[ -]shirt", "t-shirt"),
     (r"top-hat", "top hat"),
@@ -108,16 +111,18 @@ RULES: tuple[tuple[str, Said], ...] = (
     # What is not there.
     (rf"(?:without|with no|no|neither) (?:an? |any )?({_REMOVABLE}),? (?:and|or|nor|and no) (?:an? )?({_REMOVABLE})",
      r"without \1, without \2"),
+    (rf"(beard|goatee|moustache)(?:,? and|,? but|,) {_WITHOUT}(?:mo?ustache|beard)", r"\1"),
     (rf"{_WITHOUT}(?:mo?ustache|goatee|facial hair|beard|stubble)", "without a beard"),
-    (rf"but {_WITHOUT}(?:mo?ustache|beard)", ""),
     (rf"{_WITHOUT}(?:[a-z]+ )?(?:hat|cap|crown|tiara|beanie|helmet|veil|hood|headphones)", "without a hat"),
     (rf"{_WITHOUT}(?:eye ?patch|sunglasses|shades|(?:[a-z]+ )?glasses|spectacles)", "without glasses"),
     (rf"{_WITHOUT}ear-?rings?", "without earrings"),
     (rf"{_NOT}(?:so |very |too |really )?(?:happy|smiling|smile|laughing|angry|sad|surprised)|unsmiling", "calm"),
     (rf"{_NOT}bald", "with short hair"),
     # What is to become of somebody.
-    (r"(?P<before>(?:make|turn) )?(?P<who>him|her|it|them) (?:look |to be |be )?(?P<years>\d{1,3})(?: years? old)?",
+    (r"(?P<before>(?:make |turn )?)(?P<who>him|her|it|them) (?:look |to be |be )?(?P<years>\d{1,3}) years? old",
      _to_age),
+    (r"(?P<before>make )(?P<who>him|her|it|them) (?:look |to be |be )?(?P<years>\d{1,3})(?=$|,| with| and)", _to_age),
+    (r"(hat|cap|nose|mo?ustache|beard|ears|glasses) (?:just )?like (?:an? |the )?[\w-]+(?: [\w-]+)?$", r"\1"),
     (r"(?:out of |of |in |into |to )?(?:marble|stone)(?=$|,)", "made of marble"),
     (r"(?:out of |of |in |into |to )?(?:bronze|metal)(?=$|,)", "made of bronze"),
     (r"(?:out of |of |in |into |to )?(?:wood|wooden)(?=$|,)", "made of wood"),
@@ -137,6 +142,7 @@ RULES: tuple[tuple[str, Said], ...] = (
     # What something is.
     (rf"(hair|beard|mo?ustache) (?:(?:that |which )?(?:is|are)|dyed|coloured|colored) (?:long and )?({_COLOUR})",
      r"\2 \1"),
+    (rf"(hat|cap|beanie|hoodie|shirt|t-shirt|suit|suit and tie|headphones) in ({_COLOUR})", r"\2 \1"),
     (rf"(?:in|wearing|dressed in|clad in) (?:all )?({_COLOUR})(?=$|,| with\b)", r"wearing a \1 t-shirt"),
     (rf"({_COLOUR}) (?:clothes|clothing|outfit|attire)", r"\1 t-shirt"),
     # People of history and stories.
@@ -225,7 +231,9 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"(?:tuxedo|blazer|dinner jacket|three-piece suit|suit jacket)(?! and)", "suit"),
     # Colours of what is worn.
     (r"(?:turquoise|teal|cyan|aqua|navy|azure|indigo|royal(?= blue))(?: blue)?", "blue"),
-    (r"olive(?= skin)", "tan"),
+    (r"olive[ -]skin(?:ned)?", "tan skin"),
+    (r"(?:ivory|white|milky|fair)[ -]skin(?:ned)?", "pale skin"),
+    (r"fair-haired", "blonde-haired"),
     (r"(?:maroon|crimson|scarlet|burgundy|ruby|cherry)(?: red)?", "red"),
     (r"(?:lime|olive|emerald|mint|forest(?= green))(?: green)?", "green"),
     (r"(?:lavender|lilac|mauve|plum)", "purple"),
@@ -264,9 +272,10 @@ RULES: tuple[tuple[str, Said], ...] = (
     (rf"(?P<years>\d{{1,3}})[- ]years?[- ]old (?P<between>(?:[\w-]+ )?)(?P<who>{_ANY_AGE})", _of_age),
     (rf"(?P<who>{_ANY_AGE}),? (?:of|aged?|who is) (?P<years>\d{{1,3}})(?: years?(?: old| of age)?)?", _of_age),
     (rf"(?P<who>{_ANY_AGE}),? (?P<years>\d{{1,3}}) years?(?: old| of age)", _of_age),
-    (r"\d[- ]years?[- ]old|1[0-5][- ]years?[- ]old", "boy"),
-    (r"[6-9]\d[- ]years?[- ]old", "old man"),
-    (r"\d\d[- ]years?[- ]old", "person"),
+    (r"(?:\d|1[0-5])[- ]years?[- ]old(?=$|,| (?:with|in|who|wearing))", "boy"),
+    (r"[6-9]\d[- ]years?[- ]old(?=$|,| (?:with|in|who|wearing))", "old man"),
+    (r"\d\d[- ]years?[- ]old(?=$|,| (?:with|in|who|wearing))", "person"),
+    (r"\d{1,3}[- ]years?[- ]old", ""),
     (r"(?:elderly|old|aged) (?:person|citizen|human)|senior citizen", "old man"),
     (r"(man|woman) in (?:his|her) (?:late |early )?(?:sixties|seventies|eighties|nineties|[6-9]0s)", r"old \1"),
     (r"(man|woman) in (?:his|her) (?:late |early )?(?:twenties|thirties|forties|fifties|[2-5]0s)", r"\1"),
@@ -330,7 +339,7 @@ def calling_of(text: str, subject: str) -> str:
         'turn her into a woman vampire'
     """
     callings = "|".join(f"{_OLD_MEN} {_MEN}".split())
-    return re.sub(rf"(?<=\ban )(?=(?:{callings})\b)|(?<=\ba )(?=(?:{callings})\b)", f"{subject} ", text)
+    return re.sub(rf"\b(an?) ((?:[\w-]+ )?)(?=(?:{callings})\b)", rf"\1 \2{subject} ", text)
 
 
 def nearest_words(text: str) -> str:
