@@ -302,7 +302,7 @@ def _after(before: Reading, changes: Mapping[str, object]) -> Reading:
     subject = changes.get("subject")
     if subject is not None:
         after.noun = _noun(str(subject), _SEX.get(str(subject), before.sex))
-        if subject not in w.HUMANS or before.values.get("subject") not in w.HUMANS:
+        if subject not in w.HUMANS or before.values.get("subject", "man") not in w.HUMANS:
             after.values.pop("skin", None)  # an orc is green, whatever the man was
         after.values.pop("ears", None)
         if subject in BEARDLESS and subject != before.values.get("subject"):
