@@ -127,9 +127,10 @@ def test_an_instruction(before: str, instruction: str, changes: dict[str, object
 
 
 def test_a_person_who_becomes_an_old_man_keeps_the_skin() -> None:
-    after = edited_prompt("a pale person with short black hair", "turn them into a wizard", nearest=True).text
-    assert after == "a pale old man with long white hair and a white beard"
-    assert "pale" not in edited_prompt("a pale person with short black hair", "turn them into an orc", nearest=True).text
+    person = "a pale person with short black hair"
+    wizard = edited_prompt(person, "turn them into a wizard", nearest=True).text
+    assert wizard == "a pale old man with long white hair and a white beard"
+    assert "pale" not in edited_prompt(person, "turn them into an orc", nearest=True).text
 
 
 def test_what_keeps_its_garment_keeps_its_colour() -> None:
