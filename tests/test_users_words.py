@@ -112,6 +112,8 @@ WOMAN = "a pale woman with long red hair, wearing a blue t-shirt"
         (OLD, "don't remove the beard", {}),
         (OLD, "turn him into an angry orc", {"expression": "angry", "subject": "orc"}),
         (OLD, "make him 10 years older", {"subject": "old man"}),
+        (BOY, "make his hair and cap blue", {"hair_colour": "blue", "headwear_colour": "blue"}),
+        (BOY, "make the hat bigger", {"headwear": "baseball cap"}),
         (BOY, "give him 2 earrings", {"earrings": True}),
         (BOY, "make the suit and tie white", {"clothing_colour": "white"}),
         (BOY, "give him a long nose like pinocchio", {"nose": "long"}),

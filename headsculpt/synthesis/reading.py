@@ -163,18 +163,18 @@ def _orders(text: str) -> list[str]:
     text = re.sub(rf"(?: ,)? not {_THEIR}(?:{_thing_words()})$", "", text)
     text = re.sub(rf" instead of {_THEIR}(?:[\w-]+ ){{0,2}}(?:{_thing_words()})(?![\w-])", "", text)
     thing = rf"{_THEIR}(?:{_thing_words()})"
+    # "Remove the cap and the beard" and "make the cap and the hair blue" are two orders with one verb.
+    between = r"(?: ,| and| or)+ "
+    text = re.sub(
+        rf"(?<![\w-])(?P<verb>{_REMOVE}|make|turn|dye|paint|colou?r) (?P<things>{thing}(?:{between}{thing})+)"
+        rf"(?P<colour>(?: (?:{_colour_words()}))?)(?= ,| and| then| but|$)",
+        lambda m: " , ".join(f"{m['verb']} {each}{m['colour']}" for each in re.split(between, m["things"])),
+        text,
+    )
     coloured = rf"{_THEIR}(?:{_thing_words()}|skin) (?:{_colour_words()})(?: |$)"
-    orders = []
-    for part in re.split(rf"(?: ,| and| then| but)+ (?={_VERB}(?![\w-])|{coloured})", text):
-        if re.match(r"(?:keep|leave|(?:do not|don t) (?:change|touch|remove|take|shave))(?![\w-])", part):
-            continue
-        # "Remove the cap and the beard" is two orders, of which the second has no verb.
-        listed = re.match(rf"({_REMOVE}) ({thing}(?:(?: ,| and| or)+ {thing})+)$", part)
-        if listed is not None:
-            orders += [f"{listed[1]} {each}" for each in re.split(r"(?: ,| and| or)+ ", listed[2])]
-        else:
-            orders.append(part)
-    return orders
+    parts = re.split(rf"(?: ,| and| then| but)+ (?={_VERB}(?![\w-])|{coloured})", text)
+    kept = re.compile(r"(?:keep|leave|(?:do not|don t) (?:change|touch|remove|take|shave))(?![\w-])")
+    return [part for part in parts if not kept.match(part)]
 
 
 def _read_order(text: str, before: Mapping[str, object]) -> tuple[dict[str, object], list[str]]:
@@ -251,6 +251,8 @@ def instruction_in_near_words(text: str, before: Mapping[str, object]) -> str:
         return text
     if before.get("subject") in BEARDLESS:  # a vampire that she becomes is a woman
         text = calling_of(text, str(before["subject"]))
+    if before.get("headwear", "none") != "none":  # "make the hat bigger" asks for no other
+        text = re.sub(r"(?<![\w-])(the|his|her|their) hat(?![\w-])", rf"\1 {before['headwear']}", text)
     near = nearest_words(text)
     said, _ = read_instruction(near, before)
     typical = fitting(values_of(looks), {"subject": before.get("subject"), **said})
