@@ -109,6 +109,7 @@ WOMAN = "a pale woman with long red hair, wearing a blue t-shirt"
         (WOMAN, "change her shirt to black", {"clothing_colour": "black"}),
         (OLD, "take away the glasses and the beard", {"eyewear": "none", "facial_hair": "none"}),
         (OLD, "remove the beard, not the glasses", {"facial_hair": "none"}),
+        (OLD, "shave his beard but keep the moustache", {"facial_hair": "moustache"}),
         (OLD, "don't remove the beard", {}),
         (OLD, "turn him into an angry orc", {"expression": "angry", "subject": "orc"}),
         (OLD, "make him 10 years older", {"subject": "old man"}),

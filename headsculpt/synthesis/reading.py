@@ -154,6 +154,9 @@ def read_instruction(text: str, before: Mapping[str, object]) -> tuple[dict[str,
         found, left = _read_order(part, {**before, **changes})
         changes |= found
         unknown += left
+    kept = re.search(rf"(?:keep|leave) {_THEIR}(?:a )?(mo?ustache|goatee)", text.lower())
+    if changes.get("facial_hair") == "none" and kept:  # of a beard
+        changes["facial_hair"] = "goatee" if kept[1] == "goatee" else "moustache"
     return changes, unknown
 
 
