@@ -404,7 +404,7 @@ def test_a_head_is_sculpted_and_edited_by_the_real_program(studio, prior):  # no
     # Settings follow the prompt on the command line; the studio itself gives none.
     studio.jobs.program = [
         sys.executable, "-c",
-        "import sys\nfrom headsculpt.cli import main\nmain([*sys.argv[1:], *(sys.argv[1] != 'resume') * "
+        "import sys\nfrom headsculpt.cli import main\nmain([*sys.argv[1:], *(sys.argv[1] in ('generate', 'edit')) * "
         f"{[*TINY, f'prior.name={prior}']!r}])",
     ]  # fmt: skip
     ask(studio, "POST", "/api/generate", {"prompt": "a man with a red cap", "preset": "draft"})
