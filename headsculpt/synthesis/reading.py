@@ -268,8 +268,17 @@ def values_of(looks: str) -> dict[str, object]:
 
 
 def fitting(typical: Mapping[str, object], said: Mapping[str, object], sex: str = "") -> dict[str, object]:
-    """What is typical, less beards of women and children, white hair of children, and the colours of garments that were
-    said otherwise."""
+    """What is typical of a calling, as far as it suits who has it.
+
+    Args:
+        typical: family to value, of :func:`values_of`.
+        said: family to value, of the prompt or instruction.
+        sex: as in :class:`Reading`.
+
+    Returns:
+        ``typical`` less beards of women and children, white hair of children, and the colours of garments that were
+        said otherwise.
+    """
     garments = ("headwear", "clothing")
     others = {f"{garment}_colour" for garment in garments if said.get(garment) not in (None, typical.get(garment))}
     if sex == "female" or said.get("subject") in BEARDLESS:

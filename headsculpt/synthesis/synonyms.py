@@ -101,8 +101,7 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"eye-patch|(?:an? )?patch (?:on|over) (?:his |her |one |an? |the )?(?:left |right )?eye", "an eyepatch"),
     (r"mou?sta(?:s?he|sh|ch)|mustach", "moustache"),
     (r"gotee", "goatee"),
-    (r"(?P<some>women|woman|men|man)(?P<own>'s?)?", lambda m: ("wo" if m["some"][0].lower() == "w" else "") + "man"
-     + (m["own"] or "")),
+    (r"(wo)?men", r"\1man"),
     (r"elves", "elf"),
     (r"beards", "beard"),
     (r"(long|short|curly|wavy|thick|straight|bushy|big),(?= (?:[a-z]+,? ){0,2}(?:hair|beard)\b)", r"\1"),
@@ -298,7 +297,7 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"(?P<who>boy) (?:king|prince)", r"\g<who> with a golden crown"),
     (rf"(boy|girl|woman|lady|child|kid|toddler|elf|orc|alien|zombie) "
      rf"(?:{'|'.join(f'{_OLD_MEN} {_MEN} {_WOMEN}'.split())})", r"\1"),
-    (rf"(?:{'|'.join(f'{_OLD_MEN} gnome'.split())})(?= (?:woman|girl|boy|lady|child|kid)\b)", ""),
+    (rf"(?:{'|'.join(_OLD_MEN.split())})(?= (?:woman|girl|boy|lady|child|kid)\b)", ""),
     (r"(?:pirate|sea|ship) captain", "pirate"),
     (r"(?P<who>vampire|pirate|viking) (?:lord|king|count|warrior|chief)", r"\g<who>"),
     (r"(?P<who>elf|elven|orc|orcish|goblin|zombie|skeleton|undead|alien|demon) (?:king|prince|lord|emperor)",
