@@ -18,7 +18,7 @@ from headsculpt.cameras import METRES_PER_UNIT, framed
 from headsculpt.config import load_config
 from headsculpt.export.bake import bake
 from headsculpt.export.files import split_at_seams
-from headsculpt.export.gltf import glb_bytes, read_glb
+from headsculpt.export.gltf import UPRIGHT, glb_bytes, read_glb
 from headsculpt.export.head_motion import EYE, JOINTS, HeadMotion
 from headsculpt.export.mouth import opened
 from headsculpt.export.rig import Rig, evened_out, posed, rigged
@@ -28,7 +28,7 @@ from headsculpt.export.view import render_mesh
 from headsculpt.heads.builtin import builtin_head
 from headsculpt.heads.expressions import EXPRESSION_NAMES
 from headsculpt.heads.template import build_template
-from headsculpt.meshes import Mesh, face_normals, unique_edges
+from headsculpt.meshes import Mesh, face_normals, unique_edges, vertex_normals
 from headsculpt.outputs import finished_avatar
 from headsculpt.priors.catalogue import load_prior
 from headsculpt.sculpting import described_head, starting_head
@@ -355,25 +355,32 @@ def test_a_glb_has_the_rig():
     # Expressions: sparse, in metres.
     split = split_at_seams(mesh)
     assert len(split.source) == count
-    accessor = tree["accessors"][primitive["targets"][EXPRESSION_NAMES.index("browInnerUp")]["POSITION"]]
-    sparse = accessor["sparse"]
-    rows = _values(
-        tree,
-        data,
-        sparse["indices"]["bufferView"],
-        sparse["indices"]["byteOffset"],
-        "<u4",
-        sparse["count"],
-        1,
-    )
-    moved = _values(
-        tree, data, sparse["values"]["bufferView"], sparse["values"]["byteOffset"], "<f4", sparse["count"], 3
-    )
+    target = primitive["targets"][EXPRESSION_NAMES.index("browInnerUp")]
+    accessor = tree["accessors"][target["POSITION"]]
+    rows, moved = _sparse_rows(tree, data, accessor)
     expected = rig.expressions["browInnerUp"][split.source] * METRES_PER_UNIT
-    assert np.allclose(moved, expected[rows[:, 0]], atol=1e-6)
-    still = np.delete(np.arange(count), rows[:, 0])
+    assert np.allclose(moved, expected[rows], atol=1e-6)
+    still = np.delete(np.arange(count), rows)
     assert np.abs(expected[still]).max() <= 1.1e-5
-    assert np.allclose(accessor["max"], np.maximum(moved.max(0), 0)) and sparse["count"] < 0.5 * count
+    assert np.allclose(accessor["max"], np.maximum(moved.max(0), 0)) and len(rows) < 0.5 * count
+    # Normals: those of the face that has moved.
+    rows, turned = _sparse_rows(tree, data, tree["accessors"][target["NORMAL"]])
+    raised = posed(mesh, rig, {"browInnerUp": 1.0})
+    normals = vertex_normals(raised.vertices, raised.faces).numpy()[split.source]
+    assert 0 < len(rows) < 0.5 * count
+    assert np.allclose(split.normals[rows] + turned, normals[rows], atol=1e-4)
+    still = np.delete(np.arange(count), rows)
+    assert np.abs(normals - split.normals)[still].max() <= UPRIGHT + 1e-4
+
+
+def _sparse_rows(tree: dict, data: bytes, accessor: dict) -> tuple[np.ndarray, np.ndarray]:
+    """The vertices that a sparse accessor lists, and their values ``(N, 3)``."""
+    sparse = accessor["sparse"]
+    rows, values = (
+        _values(tree, data, sparse[part]["bufferView"], sparse[part]["byteOffset"], kind, sparse["count"], width)
+        for part, kind, width in (("indices", "<u4", 1), ("values", "<f4", 3))
+    )
+    return rows[:, 0], values
 
 
 def test_a_rigged_glb_reads_as_a_closed_mesh_and_is_the_same_bytes_again(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import torch
 from headsculpt.cameras import METRES_PER_UNIT
 from headsculpt.export.files import SplitMesh, split_at_seams
 from headsculpt.export.rig import Rig
-from headsculpt.meshes import Mesh
+from headsculpt.meshes import Mesh, vertex_normals
 
 STILL = 1e-5  # metres: what an expression moves by no more is left out of it
+UPRIGHT = 0.01  # and what it turns by no more, as the length by which the normal changes: half a degree
 _UBYTE, _UINT, _FLOAT = 5121, 5125, 5126  # glTF's component types
 _ARRAY, _ELEMENTS = 34962, 34963  # and its targets of buffer views
 
@@ -55,7 +57,7 @@ def glb_bytes(mesh: Mesh, name: str = "head", rig: Rig | None = None) -> bytes:
 
     def add_rig(buffers: Any, tree: dict[str, Any]) -> None:
         if rig is not None:
-            _Rigging(buffers, tree, split).add(rig)
+            _Rigging(buffers, tree, mesh, split).add(rig)
 
     hooks: dict[str, Any] = {"buffer_postprocessor": add_rig, "tree_postprocessor": _say_what_views_are_for}
     return bytes(scene.export(file_type="glb", include_normals=True, **hooks))
@@ -76,11 +78,12 @@ class _Rigging:
     Args:
         buffers: name -> bytes, whose order numbers glTF's buffer views.
         tree: glTF's JSON, whose accessors are numbered by order, too.
-        split: the mesh as it is written.
+        mesh: that is rigged.
+        split: the same as it is written.
     """
 
-    def __init__(self, buffers: Any, tree: dict[str, Any], split: SplitMesh) -> None:
-        self._buffers, self._tree, self._split = buffers, tree, split
+    def __init__(self, buffers: Any, tree: dict[str, Any], mesh: Mesh, split: SplitMesh) -> None:
+        self._buffers, self._tree, self._mesh, self._split = buffers, tree, mesh, split
 
     def add(self, rig: Rig) -> None:
         (mesh,) = self._tree["meshes"]
@@ -115,31 +118,44 @@ class _Rigging:
         return list(self._tree["accessors"]).index(name)
 
     def _targets(self, rig: Rig) -> list[dict[str, int]]:
-        """Sparse: an expression moves a few of the vertices."""
-        moved: list[tuple[str, np.ndarray, np.ndarray]] = []
-        for name, shape in rig.expressions.items():
-            displacement = (shape[self._split.source] * METRES_PER_UNIT).astype(np.float32)
-            rows = np.flatnonzero(np.abs(displacement).max(1) > STILL)
-            moved.append((name, rows.astype(np.uint32), displacement[rows]))
-        indices = self._view("moved", np.concatenate([rows for _, rows, _ in moved]))
-        values = self._view("displacements", np.concatenate([values for _, _, values in moved]))
-        targets, before = [], 0
-        for name, rows, displacement in moved:
-            # What is not listed stays where it is, so 0 is among the values unless all are listed.
-            rest = displacement if len(rows) == len(self._split.vertices) else np.append(displacement, [[0, 0, 0]], 0)
+        """Where each expression moves the vertices, and how their normals turn with it.
+
+        Programs that read a file take its normals as they are: without their own targets, a smile would be lit as the
+        face at rest is.
+        """
+        vertices, faces = self._mesh.vertices.detach().cpu().float(), self._mesh.faces.cpu()
+        resting = vertex_normals(vertices, faces)
+        moved, turned = [], []
+        for shape in rig.expressions.values():
+            moved.append((shape[self._split.source] * METRES_PER_UNIT).astype(np.float32))
+            normals = vertex_normals(vertices + torch.from_numpy(shape), faces) - resting
+            turned.append(normals.numpy()[self._split.source])
+        positions = self._sparse("moved", rig.expressions, moved, STILL)
+        normals = self._sparse("turned", rig.expressions, turned, UPRIGHT)
+        return [{"POSITION": p, "NORMAL": n} for p, n in zip(positions, normals, strict=True)]
+
+    def _sparse(self, what: str, names: Iterable[str], changes: list[np.ndarray], least: float) -> list[int]:
+        """Accessors of changes ``(M, 3)`` that hold the rows of which a number is over ``least``; the others are 0."""
+        rows = [np.flatnonzero(np.abs(change).max(1) > least).astype(np.uint32) for change in changes]
+        indices = self._view(f"{what} vertices", np.concatenate(rows))
+        values = self._view(what, np.concatenate([change[kept] for change, kept in zip(changes, rows, strict=True)]))
+        accessors, before = [], 0
+        for name, change, kept in zip(names, changes, rows, strict=True):
+            # What is not listed stays as it is, so 0 is among the values unless all are listed.
+            held = change[kept] if len(kept) == len(change) else np.append(change[kept], [[0, 0, 0]], 0)
             accessor: dict[str, Any] = {
-                "componentType": _FLOAT, "count": len(self._split.vertices), "type": "VEC3",
-                "min": rest.min(0).tolist(), "max": rest.max(0).tolist(),
+                "componentType": _FLOAT, "count": len(change), "type": "VEC3",
+                "min": held.min(0).tolist(), "max": held.max(0).tolist(),
             }  # fmt: skip
-            if len(rows):
+            if len(kept):
                 accessor["sparse"] = {
-                    "count": len(rows),
+                    "count": len(kept),
                     "indices": {"bufferView": indices, "byteOffset": 4 * before, "componentType": _UINT},
                     "values": {"bufferView": values, "byteOffset": 12 * before},
                 }
-            targets.append({"POSITION": self._listed(f"target {name}", accessor)})
-            before += len(rows)
-        return targets
+            accessors.append(self._listed(f"{what} {name}", accessor))
+            before += len(kept)
+        return accessors
 
     def _skeleton(self, rig: Rig) -> None:
         nodes, joints = self._tree["nodes"], rig.joints * METRES_PER_UNIT
