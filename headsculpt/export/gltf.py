@@ -128,8 +128,8 @@ class _Rigging:
         moved, turned = [], []
         for shape in rig.expressions.values():
             moved.append((shape[self._split.source] * METRES_PER_UNIT).astype(np.float32))
-            normals = vertex_normals(vertices + torch.from_numpy(shape), faces) - resting
-            turned.append(normals.numpy()[self._split.source])
+            turn = vertex_normals(vertices + torch.from_numpy(shape), faces) - resting
+            turned.append(turn.numpy()[self._split.source])
         positions = self._sparse("moved", rig.expressions, moved, STILL)
         normals = self._sparse("turned", rig.expressions, turned, UPRIGHT)
         return [{"POSITION": p, "NORMAL": n} for p, n in zip(positions, normals, strict=True)]
