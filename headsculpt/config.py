@@ -249,6 +249,8 @@ class RefineConfig:
         t_window: how far below that it may be.
         denoise_steps: predictions of each picture.
         tet_resolution: of the grid that the shape is put on first.
+        upscale: pictures are made twice as large before they are painted, by priors that can
+            (:mod:`headsculpt.priors.upscaler`).
         carry_on: places that no picture shows take the colour of the nearest one that is shown
             (:meth:`headsculpt.representations.painted.PaintedColours.carry_on`).
         Others: as in :class:`CoarseConfig`.
@@ -256,6 +258,7 @@ class RefineConfig:
 
     views: int = 15
     tet_resolution: int = 160
+    upscale: bool = True
     carry_on: bool = True
     guidance_scale: float = 3.0
     landmarks_guided: bool = True

@@ -24,6 +24,7 @@ from headsculpt.sculpting_stages import FineStage
 
 if TYPE_CHECKING:
     from headsculpt.guidance.score_distillation import Guidance
+    from headsculpt.priors.upscaler import Upscaler
 
 # (azimuth, elevation, half height), angles in degrees: the bust from the front, from a little above where the top is to
 # be seen, and from all around, so far off that its rim is in frame; then the face from near, once from below for the
@@ -45,7 +46,11 @@ Report = Callable[[int], None]
 
 @torch.no_grad()
 def refine_colours(
-    config: SculptConfig, fine: FineStage, guidance: Guidance, report: Report = lambda view: None
+    config: SculptConfig,
+    fine: FineStage,
+    guidance: Guidance,
+    report: Report = lambda view: None,
+    upscaler: Upscaler | None = None,
 ) -> None:
     """Paints the fine stage's mesh; its shape stays.
 
@@ -56,6 +61,7 @@ def refine_colours(
         guidance: asked once for each view, with the progress of :func:`progress_at`; its record's target is the
             picture that is painted.
         report: called after each view.
+        upscaler: makes each picture larger before it is painted.
 
     Raises:
         ValueError: the guidance's record holds no target picture.
@@ -71,7 +77,15 @@ def refine_colours(
         background = torch.full((1, 3), BACKGROUND, device=device)
         rendering, _ = seen.coloured(painted, background=background)
         rendering.background = background
-        painted.paint(camera, seen, _target(guidance(rendering, camera, progress_at(number), generator)))
+        target = _target(guidance(rendering, camera, progress_at(number), generator))
+        drawn = target.shape[1]
+        if upscaler is not None:
+            target = upscaler.upscaled(target)
+            if target.shape[1] > size:  # seen by more pixels than the guidance was shown
+                camera = framed([azimuth], elevation, half_height, height=target.shape[1], width=target.shape[2])
+                camera = camera.to(device)
+                seen = fine.dmtet.see(camera)
+        painted.paint(camera, seen, target, drawn=drawn)
         report(number + 1)
     if config.refine.carry_on:
         painted.carry_on(fine.dmtet.surface().vertices)

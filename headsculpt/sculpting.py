@@ -41,6 +41,7 @@ from headsculpt.synthesis.completion import in_near_words
 if TYPE_CHECKING:
     from headsculpt.guidance.score_distillation import Guidance
     from headsculpt.priors.prior import Prior
+    from headsculpt.priors.upscaler import Upscaler
     from headsculpt.representations.dmtet import DMTet
 
 log = logging.getLogger(__name__)
@@ -153,7 +154,8 @@ def sculpt(
     run_stage(fine, guide["fine"], config, run, generator, clock, resumed, extra={"coarse": keep})
     if guides and config.refine.views:
         fine = settled(config, fine, head, kept)
-        refine(fine, guides["refine"], config, run, clock)
+        upscaler = prior.upscaler if prior is not None and config.refine.upscale else None
+        refine(fine, guides["refine"], config, run, clock, upscaler)
 
     if kept is not None:
         fine.dmtet.colour_field = kept.colours(fine.dmtet.colour_field)
@@ -272,7 +274,14 @@ def descend(stage: Stage, optimiser: torch.optim.Optimizer, loss: Tensor, progre
     optimiser.step()
 
 
-def refine(fine: FineStage, guidance: Guidance, config: SculptConfig, run: RunFolder, clock: Clock) -> None:
+def refine(
+    fine: FineStage,
+    guidance: Guidance,
+    config: SculptConfig,
+    run: RunFolder,
+    clock: Clock,
+    upscaler: Upscaler | None = None,
+) -> None:
     """The last look; a run that is stopped here goes on from the end of the fine stage."""
     started, views = time.perf_counter(), config.refine.views
 
@@ -286,7 +295,7 @@ def refine(fine: FineStage, guidance: Guidance, config: SculptConfig, run: RunFo
         clock.report("refine", view, views, None, seconds, image)
         started = time.perf_counter()
 
-    refine_colours(config, fine, guidance, report)
+    refine_colours(config, fine, guidance, report, upscaler)
 
 
 class Clock:

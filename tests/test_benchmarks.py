@@ -51,6 +51,12 @@ def test_samplers_are_compared():
     assert said.count("ddim") == 4 and said.count("dpm") == 4
 
 
+def test_the_upscaler_is_compared_with_interpolation():
+    said = run("upscaling.py", "--figures", "1").splitlines()
+    assert [line.split()[0] for line in said] == ["interpolation", "upscaler", "portraits"]
+    assert said[0].endswith("dB") and said[1].endswith("dB")
+
+
 def test_peak_memory_sees_what_a_call_holds(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from measuring import measured

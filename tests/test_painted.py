@@ -72,6 +72,20 @@ def test_the_background_does_not_come_along_at_an_outline():
     assert ((found - RED).abs().amax(-1) < 0.03).float().mean() > 0.5
 
 
+def test_the_rim_is_as_wide_as_it_was_drawn():
+    """A picture that was made larger is soft over as much of the surface as the smaller one was."""
+    vertices, faces = ball()
+    camera, seen = view(vertices, faces)
+    picture = lit(seen, torch.full((len(seen.index), 3), 0.4))
+    size = picture.shape[1]
+    counted = []
+    for drawn in (None, size // 4, size):
+        colours = PaintedColours(Plain())
+        colours.paint(camera, seen, picture, drawn=drawn)
+        counted.append(int((colours._summed(seen.point)[1] > 0.01).sum()))
+    assert counted[1] < 0.95 * counted[0] and counted[2] == counted[0]
+
+
 def test_what_stands_before_another_hides_it():
     front, faces = ball(0.0, 0.0, 0.5, radius=0.2)
     behind, _ = ball(0.0, 0.0, -0.3, radius=0.6)

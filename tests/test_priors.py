@@ -19,6 +19,7 @@ from headsculpt.priors.sampling import decode, embed, sample_latents
 from headsculpt.priors.train_decoder import decoder_stage
 from headsculpt.priors.train_text import FIELDS, labelled_texts, text_stage
 from headsculpt.priors.train_unet import Denoiser, stratified_timesteps, unet_stage, velocity_loss
+from headsculpt.priors.train_upscaler import upscaler_stage
 from headsculpt.priors.train_vae import face_boxes, face_weights, standardised, vae_stage
 from headsculpt.priors.training import Budget, Stage, export_unfinished, loss_curve, start_from, train
 
@@ -62,6 +63,8 @@ def tiny_stage(name: str, work: Path) -> Stage:
         return vae_stage(work, "cpu", 0, config=mini.TINY_VAE, batch=2)
     if name == "decoder":
         return decoder_stage(work, "cpu", 0, batch=2)
+    if name == "upscaler":
+        return upscaler_stage(work, "cpu", 0, batch=2)
     return unet_stage(work, "cpu", 0, config=mini.TINY_UNET, batch=4)
 
 
@@ -70,7 +73,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A work folder in which every stage of a tiny family was trained for four steps."""
     folder = tmp_path_factory.mktemp("work")
     write_portraits(folder / "data")
-    for name in ("text", "vae", "decoder", "unet"):
+    shutil.copytree(folder / "data", folder / "large")
+    for name in ("text", "vae", "decoder", "unet", "upscaler"):
         stage = tiny_stage(name, folder)
         stage.sheet = None
         assert train(stage, folder, Budget(steps=4), log_every=1)
@@ -172,7 +176,7 @@ def test_standardising_latents_keeps_the_images() -> None:
 # --- training
 
 
-@pytest.mark.parametrize("name", ["text", "vae", "decoder", "unet"])
+@pytest.mark.parametrize("name", ["text", "vae", "decoder", "unet", "upscaler"])
 def test_an_interrupted_stage_ends_where_an_undisturbed_one_does(
     name: str, work: Path, tmp_path: Path
 ) -> None:
@@ -204,7 +208,7 @@ def test_the_learned_maps_and_weights_follow_the_landmarks(work: Path) -> None:
 
 
 def test_a_sheet_is_drawn(work: Path, tmp_path: Path) -> None:
-    for name in ("vae", "decoder", "unet"):
+    for name in ("vae", "decoder", "unet", "upscaler"):
         stage = tiny_stage(name, work)
         assert stage.sheet is not None
         assert stage.sheet(stage.model).size[0] >= 1024
@@ -234,6 +238,25 @@ def test_a_further_training_of_the_decoder_leaves_the_latents_as_they_are(work: 
     shutil.rmtree(folder)
     with pytest.raises(FileNotFoundError, match="vae is missing; train it first: headsculpt train-prior vae"):
         tiny_stage("decoder", again)
+
+
+def test_what_is_upscaled_is_decoded_once_and_again_for_another_vae(work: Path, tmp_path: Path) -> None:
+    shutil.copytree(work, tmp_path / "work")
+    again = tmp_path / "work"
+    decoded = again / "decoded" / "decoded.npy"
+    made, before = decoded.stat().st_mtime_ns, np.load(decoded)
+    portraits = open_dataset(again / "large").images(np.arange(len(before)))
+    assert before.shape == (len(portraits), portraits.shape[1] // 2, portraits.shape[2] // 2, 3)
+    tiny_stage("upscaler", again)
+    assert decoded.stat().st_mtime_ns == made
+    file = again / "modules" / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    save_file(tensors | {"encoder.conv_in.bias": tensors["encoder.conv_in.bias"] + 1}, file)
+    tiny_stage("upscaler", again)
+    assert decoded.stat().st_mtime_ns > made
+    shutil.rmtree(again / "modules" / "unet")
+    with pytest.raises(FileNotFoundError, match="unet is missing; train it first: headsculpt train-prior unet"):
+        tiny_stage("upscaler", again)
 
 
 def test_a_stage_starts_from_a_family(family: Path, work: Path, tmp_path: Path) -> None:
@@ -322,6 +345,7 @@ def test_the_data_set_says_what_is_wrong(tmp_path: Path) -> None:
 def test_an_exported_family_loads_and_samples(family: Path) -> None:
     prior = load_prior(family)
     assert (prior.image_size, prior.latent_size) == (128, 16)
+    assert prior.upscaler is not None and prior.upscaler in prior.modules()
     assert not any(p.requires_grad for module in prior.modules() for p in module.parameters())
     assert all(p.dtype == torch.float32 for module in prior.modules() for p in module.parameters())
     text = embed(prior.tokenizer, prior.text_encoder, ["an old man", "an elf"])
@@ -384,6 +408,14 @@ def test_a_truncated_file_is_named(broken: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(PriorError, match="no readable safetensors header"):
             load_prior(broken)
+
+
+@pytest.mark.parametrize("name", ["text_to_head.safetensors", "upscaler.safetensors"])
+def test_a_truncated_file_beside_the_models_is_named(name: str, broken: Path) -> None:
+    path = broken / name
+    path.write_bytes(path.read_bytes()[:-10] if path.exists() else b"12345")
+    with pytest.raises(PriorError, match=f"is damaged: {path} .*fetch or export it again"):
+        load_prior(broken)
 
 
 def test_damaged_json_and_pickles_are_refused(broken: Path) -> None:

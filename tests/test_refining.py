@@ -9,6 +9,7 @@ from torch import nn
 from headsculpt.cameras import framed
 from headsculpt.config import load_config, overridden
 from headsculpt.guidance.score_distillation import GuidanceRecord
+from headsculpt.priors.upscaler import Upscaler
 from headsculpt.refining import BUST, FACE, VIEWS, refine_colours
 from headsculpt.representations.dmtet import DMTet
 from headsculpt.representations.encodings import HashGrid
@@ -82,6 +83,33 @@ def test_fewer_views_are_the_first_ones():
     asked: list[tuple[float, float]] = []
     refine_colours(overridden(CONFIG, ["refine.views=3"]), egg_stage(), reddening(asked))
     assert [abs(azimuth) for azimuth, _ in asked] == [abs(azimuth) for azimuth, _, _ in VIEWS[:3]]
+
+
+def test_pictures_are_made_larger_before_they_are_painted():
+    """What the upscaler draws is painted at its own size, finer than the guidance was shown."""
+
+    class Checkered(Upscaler):
+        def upscaled(self, pictures):
+            larger = torch.zeros(1, 2 * pictures.shape[1], 2 * pictures.shape[2], 3)
+            larger[:, ::2, ::2], larger[:, 1::2, 1::2] = 0.8, 0.8
+            return larger
+
+    shown = []
+
+    def grey(rendering, cameras, progress, generator):
+        shown.append(rendering.rgb.shape[1])
+        return rendering.rgb.sum() * 0, GuidanceRecord(0.5, 0.0, torch.full((1, 64, 64, 3), 0.5))
+
+    config, fine = overridden(CONFIG, ["refine.views=1"]), []
+    for upscaler in (None, Checkered()):
+        stage = egg_stage()
+        refine_colours(config, stage, grey, upscaler=upscaler)
+        with torch.no_grad():
+            camera = framed([VIEWS[0][0]], VIEWS[0][1], VIEWS[0][2], height=128, width=128)
+            picture = stage.dmtet.render(camera, shaded=False).rgb[0, 56:72, 56:72].mean(-1)
+        fine.append(float((picture[:, 1:] - picture[:, :-1]).abs().mean()))
+    assert shown == [64, 64]
+    assert fine[0] < 0.02 and fine[1] > 0.4
 
 
 def test_it_is_the_same_every_time():

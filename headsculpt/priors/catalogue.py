@@ -225,6 +225,8 @@ def check_folder(folder: Path, name: str) -> None:
     _json(folder / "scheduler" / "scheduler_config.json", f"prior '{name}'")
     for part in ("text_encoder", "vae", "unet"):
         _check_model(folder / part, f"prior '{name}'")
+    for beside in (*folder.glob("text_to_head.safetensors"), *folder.glob("upscaler.safetensors")):
+        check_safetensors(beside, f"prior '{name}'")
 
 
 def _check_model(folder: Path, owner: str) -> None:
@@ -306,6 +308,7 @@ def _read(folder: Path, control_folders: dict[str, Path], name: str, dtype: torc
     from transformers.utils import logging as transformers_logging
 
     from headsculpt.priors.text_to_head import TextToHead
+    from headsculpt.priors.upscaler import Upscaler
 
     def model(kind: Any, path: Path) -> nn.Module:
         half = {"variant": "fp16"} if list(path.glob("*.fp16.safetensors")) else {}
@@ -327,7 +330,7 @@ def _read(folder: Path, control_folders: dict[str, Path], name: str, dtype: torc
     finally:
         if bar:
             transformers_logging.enable_progress_bar()
-    return _assembled(
+    prior = _assembled(
         name,
         CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
         text_encoder,
@@ -337,6 +340,8 @@ def _read(folder: Path, control_folders: dict[str, Path], name: str, dtype: torc
         controlnets,
         TextToHead.load(folder),
     )
+    prior.upscaler = Upscaler.load(folder)
+    return prior
 
 
 def _assembled(

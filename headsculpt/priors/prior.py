@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from headsculpt.priors.text_to_head import TextToHead
+    from headsculpt.priors.upscaler import Upscaler
 
 
 @dataclass
@@ -27,6 +28,7 @@ class Prior:
         text_to_head: the head that a sentence describes on average, for priors that have one.
         tokens: learned tokens by what they are for, and what a prompt says to use them; see
             :mod:`headsculpt.priors.tokens`.
+        upscaler: makes its pictures twice as large, for priors that have one.
     """
 
     name: str
@@ -40,10 +42,12 @@ class Prior:
     controlnets: Mapping[str, nn.Module] = field(default_factory=dict)
     text_to_head: TextToHead | None = None
     tokens: dict[str, str] = field(default_factory=dict)
+    upscaler: Upscaler | None = None
 
     def modules(self) -> list[nn.Module]:
         """All networks."""
-        return [self.text_encoder, self.vae, self.unet, *self.controlnets.values()]
+        beside = [] if self.upscaler is None else [self.upscaler]
+        return [self.text_encoder, self.vae, self.unet, *self.controlnets.values(), *beside]
 
     def frozen(self, device: torch.device | str, dtype: torch.dtype) -> Prior:
         """Itself, moved, in evaluation mode and without gradients for its weights."""

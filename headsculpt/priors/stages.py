@@ -15,20 +15,28 @@ from typing import Any
 import torch
 
 from headsculpt.devices import usable_cores
-from headsculpt.priors import parallel
+from headsculpt.priors import mini, parallel
 from headsculpt.priors.dataset import render_dataset
 from headsculpt.priors.pairs import render_pairs
 from headsculpt.priors.training import STATE_FILE, Budget, Stage, export_unfinished, start_from, train
+from headsculpt.priors.upscaler import FACTOR
+from headsculpt.priors.upscaler import FILE as UPSCALER
 
 log = logging.getLogger(__name__)
 
 # Minutes on two CPU cores; a GPU needs a small part of them for the same number of steps.
-MINUTES = {"text": 6.0, "vae": 40.0, "decoder": 30.0, "unet": 150.0, "clip": 12.0, "instruction": 40.0}
-BATCH = {"text": 64, "vae": 4, "decoder": 8, "unet": 48, "clip": 256, "instruction": 48}  # images a step
-BATCH_ON_GPU = {"text": 64, "vae": 128, "decoder": 128, "unet": 1024, "clip": 512, "instruction": 512}  # UNet: 16 GB
-STAGES = ("data", "text", "head", "vae", "decoder", "unet", "clip", "pairs", "instruction")
+MINUTES = {
+    "text": 6.0, "vae": 40.0, "decoder": 30.0, "unet": 150.0, "upscaler": 25.0, "clip": 12.0, "instruction": 40.0,
+}  # fmt: skip
+# Images a step.
+BATCH = {"text": 64, "vae": 4, "decoder": 8, "unet": 48, "upscaler": 16, "clip": 256, "instruction": 48}
+BATCH_ON_GPU = {
+    "text": 64, "vae": 128, "decoder": 128, "unet": 1024, "upscaler": 128, "clip": 512, "instruction": 512,
+}  # UNet: 16 GB  # fmt: skip
+STAGES = ("data", "text", "head", "vae", "decoder", "unet", "large", "upscaler", "clip", "pairs", "instruction")
 IMAGES = 40_000
 PAIRS = 0.4  # pairs of portraits for each portrait of the data set
+LARGE_SHARE = 0.15  # portraits of twice the size, by the same
 EXPORTED = {
     "tokenizer": ("transformers", "CLIPTokenizer"),
     "text_encoder": ("transformers", "CLIPTextModel"),
@@ -110,6 +118,15 @@ def train_prior(
                 workers,
                 report=lambda n, of: log.info("portraits %d of %d", n, of),
             )
+        elif name == "large":
+            render_dataset(
+                work / name,
+                max(1, round(LARGE_SHARE * images)),
+                seed + 1,
+                workers,
+                image_size=FACTOR * mini.IMAGE_SIZE,
+                report=lambda n, of: log.info("large portraits %d of %d", n, of),
+            )
         elif name == "head":
             fit_head(work, seed)
         elif name == "pairs":
@@ -131,7 +148,8 @@ def train_prior(
                 return False
     if stage == "export":
         for name in MINUTES:
-            module = {"text": "text_encoder", "instruction": "controlnet_instruction"}.get(name, name)
+            other = {"text": "text_encoder", "upscaler": UPSCALER, "instruction": "controlnet_instruction"}
+            module = other.get(name, name)
             # The decoder's module is the VAE's: its own state, finished or not, is the later one of the two.
             if (work / name / STATE_FILE).exists() and not (work / "modules" / module).exists():
                 export_unfinished(_stage(name)(work, device, seed), work)
@@ -198,6 +216,10 @@ def _stage(name: str) -> Callable[..., Stage]:
         from headsculpt.priors.train_decoder import decoder_stage
 
         return decoder_stage
+    if name == "upscaler":
+        from headsculpt.priors.train_upscaler import upscaler_stage
+
+        return upscaler_stage
     if name == "clip":
         from headsculpt.priors.train_clip import clip_stage
 

@@ -21,20 +21,20 @@ from headsculpt.rendering import shading
 from headsculpt.representations.surface_image import SeenSurface
 
 # A picture counts with this power of its sharpness: the cosine at which it sees a point over half its height in scene
-# units there. High powers take the best picture, low ones a mean.
-POWER = 4.0
-# What the colours beneath count, against that: they show where no picture looks, or only along the surface.
-GROUND = 0.001
-BARE = 99 * GROUND  # less than this in all, and the colours beneath come in
+# units there. High powers take the best picture, low ones a mean, in which rims and pupils are doubled; from 10 on, seams
+# between pictures show on smooth skin.
+POWER = 7.0
+BARE = 0.56**POWER  # counted less than this in all, the colours beneath come in
+GROUND = BARE / 99  # what those count
 SOFTENED = 0.02  # scene units around a point, over which they are averaged: no view has smoothed their specks
-# Pixels of the picture next to an outline, of the head or of a nose before a cheek, that do not count: a picture and
+# Pixels that were drawn next to an outline, of the head or of a nose before a cheek, that do not count: a picture and
 # the surface do not agree on outlines to the pixel, and a model that works on latents blurs them.
 RIM = 3.0
 # They take the colour of the nearest point that counts, for points that no other picture shows, so much less sharp.
-FILLED = 0.3
+FILLED = 0.4
 STEP = 0.03  # scene units by which a pixel's depth departs from its neighbours' mean at an outline, twice
 HIDDEN = 0.02  # scene units behind what a picture shows, from which on a point is in it less and less, to twice as many
-BORDER = 0.08  # share of the picture's width, from its border on, over which it comes to count in full
+BORDER = 0.14  # share of the picture's width, from its border on, over which it comes to count in full
 CARRIED = 16  # nearest points whose mean goes on where no picture shows anything
 FAR = 1e3  # depth where nothing is
 
@@ -60,13 +60,14 @@ class PaintedColours(nn.Module):
         self._carried: tuple[cKDTree, Tensor] | None = None  # points that are shown well, and their colours (N, 3)
 
     @torch.no_grad()
-    def paint(self, camera: Cameras, seen: SeenSurface, picture: Tensor) -> None:
+    def paint(self, camera: Cameras, seen: SeenSurface, picture: Tensor, *, drawn: int | None = None) -> None:
         """Adds a picture.
 
         Args:
             camera: one view.
             seen: what that view shows of the surface.
             picture: ``(1, h, w, 3)`` in [0, 1], of any size, under the light of :func:`headsculpt.rendering.shading`.
+            drawn: rows in which it was drawn, where it has been made larger since; h where None.
 
         Raises:
             ValueError: more than one view, or a picture of another form.
@@ -80,7 +81,7 @@ class PaintedColours(nn.Module):
         lit = lit[0].flatten(1).T[seen.index]
         depth = seen.depth.new_full((1, 1, height, width), FAR)
         depth.view(-1)[seen.index] = seen.depth[:, 0]
-        off = _off_outlines(depth, RIM * height / picture.shape[1]).view(-1)[seen.index]
+        off = _off_outlines(depth, RIM * height / (drawn or picture.shape[1])).view(-1)[seen.index]
         towards = F.normalize(camera.origins - seen.point, dim=-1)
         facing = (seen.normal * towards).sum(-1).clamp(0, 1)
         sharpness = facing / (torch.tan(0.5 * camera.fov_y_rad) * seen.depth[:, 0])
