@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from headsculpt.cameras import METRES_PER_UNIT
 from headsculpt.export.files import SplitMesh, split_at_seams
 from headsculpt.export.rig import Rig
-from headsculpt.meshes import Mesh, vertex_normals
+from headsculpt.meshes import Mesh, face_normals, vertex_normals
 
 STILL = 1e-5  # metres: what an expression moves by no more is left out of it
 UPRIGHT = 0.01  # and what it turns by no more, as the length by which the normal changes: half a degree
+TURNED_OVER = 0.1  # cosine between a face's normals at rest and in an expression, under which it counts no more
 _UBYTE, _UINT, _FLOAT = 5121, 5125, 5126  # glTF's component types
 _ARRAY, _ELEMENTS = 34962, 34963  # and its targets of buffer views
 
@@ -123,13 +126,10 @@ class _Rigging:
         Programs that read a file take its normals as they are: without their own targets, a smile would be lit as the
         face at rest is.
         """
-        vertices, faces = self._mesh.vertices.detach().cpu().float(), self._mesh.faces.cpu()
-        resting = vertex_normals(vertices, faces)
         moved, turned = [], []
         for shape in rig.expressions.values():
             moved.append((shape[self._split.source] * METRES_PER_UNIT).astype(np.float32))
-            turn = vertex_normals(vertices + torch.from_numpy(shape), faces) - resting
-            turned.append(turn.numpy()[self._split.source])
+            turned.append(turn_of_normals(self._mesh, torch.from_numpy(shape)).numpy()[self._split.source])
         positions = self._sparse("moved", rig.expressions, moved, STILL)
         normals = self._sparse("turned", rig.expressions, turned, UPRIGHT)
         return [{"POSITION": p, "NORMAL": n} for p, n in zip(positions, normals, strict=True)]
@@ -174,6 +174,25 @@ class _Rigging:
         matrices = self._accessor("rest", inverse, _FLOAT, "MAT4")
         skin = {"joints": list(range(first, first + len(joints))), "skeleton": first, "inverseBindMatrices": matrices}
         self._tree["skins"] = [skin]
+
+
+def turn_of_normals(mesh: Mesh, moved: Tensor) -> Tensor:
+    """``(V, 3)``: by what the vertices' normals change where the vertices move by ``moved (V, 3)``.
+
+    Faces count as much as they do at rest, and those that turn over do not count: where a lid closes, it slides over the
+    faces at its rim.
+    """
+    vertices, faces = mesh.vertices.detach().cpu().float(), mesh.faces.cpu()
+    at_rest, after = face_normals(vertices, faces), face_normals(vertices + moved, faces)
+    corners = vertices[faces]
+    area = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=-1, keepdim=True)
+    kept = (at_rest * after).sum(-1, keepdim=True) > TURNED_OVER
+    summed = torch.zeros_like(vertices)
+    for corner in faces.T:
+        summed.index_add_(0, corner, area * torch.where(kept, after, 0.0))
+    resting = vertex_normals(vertices, faces)
+    lost = summed.norm(dim=-1, keepdim=True) < 1e-12
+    return torch.where(lost, 0.0, F.normalize(summed, dim=-1) - resting)
 
 
 def read_glb(path: str | Path) -> Mesh:
