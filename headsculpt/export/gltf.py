@@ -179,8 +179,8 @@ class _Rigging:
 def turn_of_normals(mesh: Mesh, moved: Tensor) -> Tensor:
     """``(V, 3)``: by what the vertices' normals change where the vertices move by ``moved (V, 3)``.
 
-    Faces count as much as they do at rest, and those that turn over do not count: where a lid closes, it slides over the
-    faces at its rim.
+    Faces count as much as they do at rest, and those that turn over do not count: where a lid closes, it slides over
+    the faces at its rim.
     """
     vertices, faces = mesh.vertices.detach().cpu().float(), mesh.faces.cpu()
     at_rest, after = face_normals(vertices, faces), face_normals(vertices + moved, faces)
