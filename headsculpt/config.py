@@ -435,6 +435,8 @@ def _from_tree(tree: Mapping[str, Any]) -> SculptConfig:
         config.cameras.busts_first = 0.0
     if "guidance.keep_off" not in given:  # these two are of 0.19.0
         config.guidance.keep_off = config.refine.carry_on = False
+    if "refine.upscale" not in given:  # of 0.21.0
+        config.refine.upscale = False
     if "fine.relief" not in given:  # this and the grid are of 0.9.0
         config.fine.relief, config.refine.tet_resolution = 0.0, config.fine.tet_resolution
     return validated(config)
