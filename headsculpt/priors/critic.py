@@ -23,13 +23,13 @@ class Critic(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         layers, width = [], 3
-        for channels in CHANNELS[:-1]:
-            layers.append(nn.Sequential(nn.Conv2d(width, channels, 4, 2, 1), _norm(width, channels), nn.LeakyReLU(0.2)))
+        for number, channels in enumerate(CHANNELS):
+            kernel, stride = (3, 1) if number == len(CHANNELS) - 1 else (4, 2)
+            norm = nn.GroupNorm(8, channels) if number else nn.Identity()
+            layers.append(nn.Sequential(nn.Conv2d(width, channels, kernel, stride, 1), norm, nn.LeakyReLU(0.2)))
             width = channels
-        last = CHANNELS[-1]
-        layers.append(nn.Sequential(nn.Conv2d(width, last, 3, 1, 1), _norm(width, last), nn.LeakyReLU(0.2)))
         self.layers = nn.ModuleList(layers)
-        self.conv_out = nn.Conv2d(last, 1, 3, 1, 1)
+        self.conv_out = nn.Conv2d(width, 1, 3, 1, 1)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Scores ``(B, 1, H/8, W/8)``, higher for portraits, and the features of every layer.
@@ -42,10 +42,6 @@ class Critic(nn.Module):
             pictures = layer(pictures)
             features.append(pictures)
         return self.conv_out(pictures), features
-
-
-def _norm(before: int, channels: int) -> nn.Module:
-    return nn.Identity() if before == 3 else nn.GroupNorm(8, channels)
 
 
 def criticised(
