@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
 from headsculpt.priors.catalogue import load_prior
-from headsculpt.priors.upscaler import Upscaler
+from headsculpt.priors.upscaler import FILE, Upscaler
 
 
 def test_a_fresh_one_interpolates():
@@ -35,6 +37,13 @@ def test_it_is_the_same_from_its_file(tmp_path: Path):
     pictures = torch.rand(1, 8, 8, 3)
     assert torch.equal(again.upscaled(pictures), upscaler.upscaled(pictures))
     assert Upscaler.load(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("tensors", [{"weight": torch.ones(3)}, {"conv_in.bias": torch.ones(4)}])
+def test_another_file_is_refused(tensors: dict[str, torch.Tensor], tmp_path: Path):
+    save_file(tensors, tmp_path / FILE)
+    with pytest.raises(ValueError, match="upscaler.safetensors holds no upscaler of headsculpt; fetch or export"):
+        Upscaler.load(tmp_path)
 
 
 def test_the_shipped_one_makes_decoded_portraits_more_like_large_ones():

@@ -51,19 +51,25 @@ class Upscaler(nn.Module):
         """Writes :data:`FILE` into a prior's folder."""
         from safetensors.torch import save_file
 
-        sizes = {"channels": str(self.conv_in.out_channels), "blocks": str(len(self.blocks))}
-        save_file({k: v.half().contiguous().cpu() for k, v in self.state_dict().items()}, str(folder / FILE), sizes)
+        save_file({k: v.half().contiguous().cpu() for k, v in self.state_dict().items()}, str(folder / FILE))
 
     @staticmethod
     def load(folder: Path) -> Upscaler | None:
-        """The network that lies beside a prior, or None where the folder has none."""
-        from safetensors import safe_open
+        """The network that lies beside a prior, of the size of its weights, or None where the folder has none.
+
+        Raises:
+            ValueError: the file holds something else.
+        """
+        from safetensors.torch import load_file
 
         path = folder / FILE
         if not path.exists():
             return None
-        with safe_open(str(path), framework="pt") as file:
-            sizes = file.metadata()
-            upscaler = Upscaler(int(sizes["channels"]), int(sizes["blocks"]))
-            upscaler.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
+        tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
+        try:
+            channels, blocks = len(tensors["conv_in.bias"]), sum(n.endswith(".0.bias") for n in tensors)
+            upscaler = Upscaler(channels, blocks)
+            upscaler.load_state_dict(tensors)
+        except (KeyError, RuntimeError):
+            raise ValueError(f"{path} holds no upscaler of headsculpt; fetch or export it again") from None
         return upscaler.eval()
