@@ -16,7 +16,7 @@ from zlib import crc32
 import numpy as np
 
 from headsculpt.synthesis.reading import BEARDLESS, Reading, fitting, read_prompt, sentence, values_of
-from headsculpt.synthesis.roles import looks_of
+from headsculpt.synthesis.roles import looks_of, outfit_of
 from headsculpt.synthesis.synonyms import nearest_words
 from headsculpt.synthesis.visibility import COVERING_HATS
 from headsculpt.synthesis.wording import VAGUE_ROLES
@@ -28,6 +28,7 @@ HAIR_COLOUR = {"old man": ("grey",), "old woman": ("grey",), "elf": ("blonde",),
 HUMAN_HAIR = ("black", "brown")
 SHIRT = ("blue", "green", "red", "grey")
 HAT = {"top hat": ("black",), "cowboy hat": ("brown",), "headphones": ("black",)}
+WORN = ("headwear", "headwear_colour", "eyewear", "clothing", "clothing_colour")
 # The first noun: the last word before what somebody has.
 _WHO = re.compile(r"(?:[\w'-]+ )*?(?P<who>[\w'-]+)(?=$|[,.;]| (?:with|in|who|wearing|wears|has|having|of|from)\b)")
 CAP = ("red", "blue", "green", "yellow")  # of caps and beanies; one more than skin, hair and shirt can take
@@ -48,7 +49,8 @@ def completed_prompt(prompt: str, seed: int = 0, *, near: bool = False) -> str:
         >>> completed_prompt("an old man with a white beard and round glasses")
         'a brown-skinned old man with short white hair and a white beard, wearing round glasses and a grey t-shirt'
     """
-    typical = values_of(looks_of(prompt))
+    worn = values_of(outfit_of(prompt))
+    typical = values_of(looks_of(prompt)) | {family: worn[family] for family in WORN if family in worn}
     prompt = in_near_words(prompt)
     found = read_prompt(prompt)
     # By the noun as well, or all heads of one seed would wear one shirt; by nothing else that is said, so that an

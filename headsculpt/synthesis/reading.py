@@ -276,13 +276,15 @@ def fitting(typical: Mapping[str, object], said: Mapping[str, object], sex: str 
         sex: as in :class:`Reading`.
 
     Returns:
-        ``typical`` less beards of women and children, white hair of children, and the colours of garments that were
-        said otherwise.
+        ``typical`` less beards of women and children, white hair of children, skin of those who are no humans, and the
+        colours of garments that were said otherwise.
     """
     garments = ("headwear", "clothing")
     others = {f"{garment}_colour" for garment in garments if said.get(garment) not in (None, typical.get(garment))}
     if sex == "female" or said.get("subject") in BEARDLESS:
         others.add("facial_hair")
+    if said.get("subject") in ("orc", "zombie", "alien"):  # an orc who is a vampire stays green
+        others.add("skin")
     if said.get("subject") in ("boy", "girl") and typical.get("hair_colour") in ("white", "grey"):
         others |= {"hair_colour", "hair_style"}
     return {family: value for family, value in typical.items() if family not in others}

@@ -32,10 +32,11 @@ _OLD_WOMEN = "crone hag nan nana granma grandmom"
 _MEN = (
     "knight warrior soldier viking samurai sailor fisherman lumberjack barbarian ninja hipster punk rocker biker "
     "gangster vampire dwarf monk priest doctor chef professor scientist teacher hero gladiator detective hacker bloke "
-    "chap father dad uncle husband bodybuilder boxer farmer policeman cop athlete captain general spartan hunter "
+    "chap father dad uncle husband bodybuilder boxer farmer policeman cop athlete general spartan hunter "
     "blacksmith superhero paladin rogue bandit thief assassin ranger astronaut mechanic student artist musician "
     "teenager teen clown jester rapper worker driver pilot butcher baker fireman firefighter waiter dj caveman nerd "
-    "geek guard hobbit leprechaun surgeon surfer spy cook magician archer brother judge dracula hippie goth"
+    "geek guard hobbit leprechaun surgeon surfer spy cook magician archer brother judge dracula hippie goth mime "
+    "werewolf wolfman snowman captain skipper skier cyclist graduate puppet marionette"
 )
 _WOMEN = (
     "witch nurse ballerina actress heroine mother mom mum aunt wife goddess valkyrie sorceress priestess nun geisha "
@@ -46,7 +47,8 @@ _ROLES = {
     "cowboy": "gunslinger sheriff rancher gaucho", "cowgirl": "cowwoman", "pirate": "corsair buccaneer privateer",
     "businessman": "executive banker lawyer politician president salesman agent", "gentleman": "lord duke butler count",
     "old man": _OLD_MEN, "old woman": _OLD_WOMEN, "man": _MEN, "woman": _WOMEN,
-    "boy": "kid child toddler infant youngster urchin", "elf girl": "fairy pixie nymph dryad", "elf": "half-elf",
+    "boy": "kid child toddler infant youngster urchin", "girl": "doll",
+    "elf girl": "fairy pixie nymph dryad", "elf": "half-elf",
     "orc": "goblin ogre troll hobgoblin uruk demon devil gargoyle", "alien": "xenomorph",
     "zombie": "mummy ghoul corpse lich revenant skeleton",
 }  # fmt: skip
@@ -62,6 +64,16 @@ def _unless(words: str, new: str) -> Callable[[re.Match[str]], str]:
         if refused & set(re.split(r"[ -]", match["before"].lower())):
             return match[0]
         return match["before"] + new
+
+    return say
+
+
+def _cloth(colour: str) -> Callable[[re.Match[str]], str]:
+    """A shirt in the colour that stands before the cloth, or else in the cloth's own."""
+
+    def say(match: re.Match[str]) -> str:
+        said = match["before"].strip().lower()
+        return f"{match['before']}shirt" if re.fullmatch(_COLOUR, said) else f"{match['before']}{colour} shirt"
 
     return say
 
@@ -99,7 +111,7 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"sun ?glass?es", "sunglasses"),
     (r"glases", "glasses"),
     (r"eye-patch|(?:an? )?patch (?:on|over) (?:his |her |one |an? |the )?(?:left |right )?eye", "an eyepatch"),
-    (r"mou?sta(?:s?he|sh|ch)|mustach", "moustache"),
+    (r"mou?sta(?:s?he|sh|ch)|mustache?", "moustache"),
     (r"gotee", "goatee"),
     (r"(wo)?men", r"\1man"),
     (r"elves", "elf"),
@@ -141,9 +153,15 @@ RULES: tuple[tuple[str, Said], ...] = (
     # What something is.
     (rf"(hair|beard|mo?ustache) (?:(?:that |which )?(?:is|are)|dyed|coloured|colored) (?:long and )?({_COLOUR})",
      r"\2 \1"),
+    (r"(?:thin|thick|fine|bushy|slim)(?= (?:[a-z]+ )?(?:moustache|beard|eyebrows|brows|lips|eyelashes|neck)\b)", ""),
+    (r"white (?:face ?paint|make-?up)", "pale skin"),
+    (rf"(?:{_COLOUR} )?(?:face|war) ?paint", ""),
     (rf"(hat|cap|beanie|hoodie|shirt|t-shirt|suit|suit and tie|headphones) in ({_COLOUR})", r"\2 \1"),
     (rf"(?:in|wearing|dressed in|clad in) (?:all )?({_COLOUR})(?=$|,| with\b)", r"wearing a \1 t-shirt"),
     (rf"({_COLOUR}) (?:clothes|clothing|outfit|attire)", r"\1 t-shirt"),
+    # Whose hand it is from is not who it shows.
+    (r"(?:painted|drawn|sculpted|photographed|carved) by \w+(?: (?:van|von|da|de))?(?: \w+)?(?=$|,)", ""),
+    (r"in the (?:style|manner) of [^,]+", ""),
     # People of history and stories.
     *((rf"(?:{words})(?!{THING})", who) for words, who, _ in NAMES),
     # How a picture is called.
@@ -157,6 +175,8 @@ RULES: tuple[tuple[str, Said], ...] = (
     (rf"{_COLOUR}-(?={_COLOUR} (?:hair|beard))", ""),
     (r"(?:light|sun-bleached|bleached) hair", "blonde hair"),
     (r"(?:wavy|frizzy|kinky|fuzzy|permed|tousled)(?= )", "curly"),
+    (r"(?:wild|unruly|untamed)(?= (?:[a-z]+ ){0,2}(?:hair|haired)\b)", "curly"),
+    (r"(?:powdered )?wig", "hair"),
     (r"(?:two |twin |long )?(?P<c>(?:[a-z]+ )?)(?:braids?|plaits?|pigtails?|pony-tail)", r"\g<c>ponytail"),
     (r"(?P<c>(?:a|sleek|short|black|brown|blonde?|red|pink|blue|grey|white) )bob", r"\g<c>short hair"),
     (r"(?:crew cut|buzz cut|bowl cut|pixie cut|bob cut|quiff|pompadour|spiky hair)", "short hair"),
@@ -205,8 +225,14 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"police(?:man'?s?|wom[ae]n'?s?)? (?:hat|cap)", "blue baseball cap"),
     (r"(?:fedora|sombrero|straw hat|sun hat|panama hat|wide-brimmed hat|trilby|slouch hat|ten-gallon hat)",
      "cowboy hat"),
-    (r"(?:beret|bandana|headscarf|turban|skull ?cap|bobble hat|winter hat|woo?l(?:en|len)? (?:hat|cap)|toque|fez|"
-     r"helmet|helm|hood|hijab|veil)", "beanie"),
+    (r"(?:horned|spiked|plumed|winged)(?= (?:[a-z]+ )?(?:helmet|helm)\b)", ""),
+    (r"(?:iron|steel|metal|silver|chrome)(?= (?:helmet|helm|hat|cap|headphones)\b)", "grey"),
+    (r"leather(?= (?:helmet|helm|hat|cap)\b)", "brown"),
+    (r"(?:(?:square )?(?:academic|graduation) cap|mortarboard)", "black baseball cap"),
+    (r"(?:beret|bandana|headscarf|night ?cap|turban|skull ?cap|bobble hat|winter hat|woo?l(?:en|len)? (?:hat|cap)|"
+     r"toque|fez|helmet|helm|hijab|veil)", "beanie"),
+    (r"(?:raincoat|coat|jacket|cloak|robe|cape)(?: with (?:the|its|his|her|a) hood(?: up)?)", "hoodie"),
+    (r"hood(?: up)?", "hoodie"),
     (r"(?:bowler hat|bowler|tophat|stovepipe hat|wizard hat|witch hat|pointed hat|pointy hat)", "top hat"),
     (r"(?P<who>(?:wizard|sorcerer|sorceress|mage|warlock|witch|magician|chef|cook|baker)\b(?:(?!hat\b|without\b|no\b).)*)"
      r"(?<!top )(?<!cowboy )hat", r"\g<who>top hat"),
@@ -219,6 +245,11 @@ RULES: tuple[tuple[str, Said], ...] = (
      _unless("cowboy western top tall woolly knitted beanie no without not", "cowboy hat")),
     (r"ear-?rings?", "earrings"),
     (r"(?:gold|golden|silver|pearl|diamond|hoop|dangling|big|large|small)(?= earrings)", ""),
+    (r"(?:in|wearing) (?:an? )?(?:suit of )?(?:(?:full|heavy|shining|plate|steel|iron|metal|silver) )*armou?r",
+     "in a grey shirt"),
+    (r"lab coat", "white shirt"),
+    (r"(?P<before>(?:[a-z]+ )?)denim (?:jacket|shirt|vest|coat|overalls)", _cloth("blue")),
+    (r"(?P<before>(?:[a-z]+ )?)leather (?:jacket|vest|coat)", _cloth("black")),
     (r"(?:leather|denim|woollen|wool|linen|silk|satin|velvet|chain|shining|plaid|striped|checked|flannel|fur)"
      r"(?= (?:[a-z]+ )?(?:jacket|coat|shirt|t-shirt|dress|robe|armou?r|mail|cloak|cape|vest))", ""),
     (r"hoodie jacket", "hoodie"),
@@ -242,6 +273,10 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"(?:ivory|cream)", "white"),
     (r"(?:charcoal|silver)(?= )", "grey"),
     (r"gold(?:en)?(?= (?:[a-z]+ )?(?:beanie|cap|hat|headphones|shirt|t-shirt|hoodie|suit))", "yellow"),
+    # Colours of skin.
+    (r"(?:purple|violet|lilac)(?=[ -]skin(?:ned)?\b| (?:alien|extraterrestrial|orc|elf|demon|goblin|troll)\b)", "blue"),
+    (r"(?:red|orange|crimson)[ -]skin(ned)?", lambda m: "brown-skinned" if m[1] else "brown skin"),
+    (r"(?:red|orange)(?= (?:alien|extraterrestrial|orc|demon|devil|goblin|troll)\b)", "brown-skinned"),
     # Who.
     (r"(?:african|african[ -]american)", "dark-skinned"),
     (rf"black(?= {_PEOPLE}\b)", "dark-skinned"),
@@ -278,6 +313,8 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"(?:elderly|old|aged) (?:person|citizen|human)|senior citizen", "old man"),
     (r"(man|woman) in (?:his|her) (?:late |early )?(?:sixties|seventies|eighties|nineties|[6-9]0s)", r"old \1"),
     (r"(man|woman) in (?:his|her) (?:late |early )?(?:twenties|thirties|forties|fifties|[2-5]0s)", r"\1"),
+    (r"(man|woman),? (?:late |early |mid )?[6-9]0s", r"old \1"),
+    (r"(man|woman),? (?:late |early |mid )?[2-5]0s", r"\1"),
     (r"middle-aged(?= )", ""),
     # What no head of this world can show.
     (r"(?:asian|chinese|japanese|korean|european|american|roman|greek|russian|french|italian|german|english|british|"
@@ -298,7 +335,8 @@ RULES: tuple[tuple[str, Said], ...] = (
     (rf"(boy|girl|woman|lady|child|kid|toddler|elf|orc|alien|zombie) "
      rf"(?:{'|'.join(f'{_OLD_MEN} {_MEN} {_WOMEN}'.split())})", r"\1"),
     (rf"(?:{'|'.join(_OLD_MEN.split())})(?= (?:woman|girl|boy|lady|child|kid)\b)", ""),
-    (r"(?:pirate|sea|ship) captain", "pirate"),
+    (r"pirate captain", "pirate"),
+    (r"(?:sea|ship'?s?) captain", "captain"),
     (r"(?P<who>vampire|pirate|viking) (?:lord|king|count|warrior|chief)", r"\g<who>"),
     (r"(?P<who>elf|elven|orc|orcish|goblin|zombie|skeleton|undead|alien|demon) (?:king|prince|lord|emperor)",
      r"\g<who> with a golden crown"),
@@ -312,7 +350,16 @@ RULES: tuple[tuple[str, Said], ...] = (
     (rf"(?:santa(?: claus)?|father christmas)(?!{THING})", "old man"),
     *((rf"(?<!orc )(?<!orcish )(?:{'|'.join(words.split())})s?(?!-)(?!{THING})", noun)
       for noun, words in _ROLES.items()),
+    (r"(?:(?:dressed(?: up)?|disguised|posing|costumed) (?:as|like)) (?:an? )?(?:the )?(?:old |young )?"
+     r"(?:man|woman|boy|girl|elf|orc|zombie|alien)", ""),
+    (r"in (?:an? )?[\w ]*(?:costume|outfit|disguise)", ""),
+    (r"(woman|girl|man|boy) as an? (zombie|alien|orc|elf)", r"\2 \1"),
     # Of what.
+    (r"(?:stone|marble|granite|plaster|alabaster) (?:head|face|carving|figure|portrait)(?= of )", "marble bust"),
+    (r"(?:bronze|iron|metal|copper|brass|steel|gold|golden) (?:head|face|figure|portrait)(?= of )", "bronze statue"),
+    (r"wooden (?:head|face|figure|mask|portrait)(?= of )", "wooden carving"),
+    (r"(?:terracotta|clay)(?= FIGURE)".replace("FIGURE", _FIGURE), "bronze statue of a"),
+    (rf"(?P<who>{_FIGURE}) (?:statue|bust|sculpture|figurine)", r"marble bust of a \g<who>"),
     (rf"wooden(?= {_FIGURE})", "wooden carving of a"),
     (rf"(?:stone|marble)(?= {_FIGURE})", "marble bust of a"),
     (rf"(?:metal|steel|iron|bronze|golden)(?= {_FIGURE})", "bronze statue of a"),
