@@ -106,3 +106,20 @@ def test_other_devices_and_systems_are_left_alone(monkeypatch):
     assert not devices.keep_freed_memory(torch.device("cuda"))
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not devices.keep_freed_memory("cpu")
+
+
+@pytest.mark.parametrize(
+    ("triton", "cc", "said"),
+    [(True, True, ""), (False, True, "needs Triton"), (True, False, "needs a C compiler"),
+     (False, False, "needs Triton and a C compiler")],
+)  # fmt: skip
+def test_training_is_compiled_on_cuda_where_it_can_be(monkeypatch, caplog, triton, cc, said):
+    model = torch.nn.Linear(1, 1)
+    monkeypatch.setattr(torch, "compile", lambda model, dynamic: "compiled")
+    monkeypatch.setattr(devices, "importable", lambda name: triton)
+    monkeypatch.setattr(devices.shutil, "which", lambda name: "/usr/bin/cc" if cc else None)
+    monkeypatch.delenv("CC", raising=False)
+    assert devices.compiled(model, "cpu") is model
+    with caplog.at_level("INFO"):
+        assert devices.compiled(model, "cuda") == (model if said else "compiled")
+    assert said in caplog.text and bool(said) == bool(caplog.text)

@@ -298,6 +298,18 @@ def test_a_loss_that_is_not_finite_stops_with_a_reason(tmp_path: Path) -> None:
         train(stage, tmp_path, Budget(steps=1))
 
 
+@pytest.mark.parametrize(("bad", "step"), [(0, 5), (1, 6), (2, 7)])
+def test_a_loss_that_is_read_later_names_its_own_step(bad: int, step: int, tmp_path: Path) -> None:
+    from headsculpt.priors.training import _check_finite
+
+    window = [torch.tensor(1.0) for _ in range(3)]
+    stage = Stage("bad", torch.nn.Linear(1, 1), lambda s, g: (window[0], {}), lambda m: None, 1)
+    _check_finite(window, 7, stage, tmp_path)
+    window[bad] = torch.tensor(float("inf"))
+    with pytest.raises(FloatingPointError, match=f"'bad' became inf at step {step}"):
+        _check_finite(window, 7, stage, tmp_path)
+
+
 def test_stages_name_what_must_come_before(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="train-prior text"):
         stages.train_prior("unet", tmp_path)

@@ -100,6 +100,41 @@ def test_the_head_is_a_function_of_the_text_alone(text: str):
     assert fitted(prior, text) == fitted(prior, text)
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon to compare with")
+def test_muon_takes_the_steps_of_torch_that_takes_one_matrix_after_another() -> None:
+    from headsculpt.priors.optimiser import Muon
+
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(*shape)) for shape in [(12, 20), (20, 12), (12, 20), (8, 8)]]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    before = [p.detach().clone() for p in ours]
+    together = Muon(ours, 1e-2, 0.1)
+    single = torch.optim.Muon(theirs, lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        for a, b in zip(ours[:3], theirs[:3], strict=True):  # the last one gets no gradient
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.clone()
+        together.step()
+        single.step()
+    for a, b, old in zip(ours[:3], theirs[:3], before[:3], strict=True):
+        assert (a - b).norm() < 0.02 * (b - old).norm()  # theirs are of bfloat16
+    assert torch.equal(ours[3], before[3])
+
+
+@pytest.mark.parametrize("has_face", [(1, 0, 1, 1, 0, 1), (0, 0, 1, 0, 0, 0)])
+def test_as_many_rows_are_mapped_whatever_the_batch_shows(has_face: tuple[int, ...]) -> None:
+    from headsculpt.priors.train_unet import rows_to_map
+
+    with_face = np.array(has_face, bool)
+    seen = set()
+    for seed in range(8):
+        rows = rows_to_map(with_face, 2, torch.Generator().manual_seed(seed))
+        assert rows.shape == (2,) and bool((rows.diff() > 0).all())
+        assert with_face[rows.numpy()].sum() == min(2, with_face.sum())
+        seen.add(tuple(rows.tolist()))
+    assert len(seen) > 1
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_muon_takes_the_matrices_and_adamw_the_rest(layout: torch.memory_format) -> None:
     from headsculpt.priors.optimiser import MuonAdamW

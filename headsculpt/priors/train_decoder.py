@@ -50,7 +50,7 @@ def decoder_stage(work: Path, device: torch.device | str, seed: int, *, batch: i
     def scaled(indices: np.ndarray) -> Tensor:
         return latents[indices].float() / vae.config.scaling_factor
 
-    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float | Tensor]]:
         indices = torch.randint(len(portraits), (batch,), generator=generator).numpy()
         target = as_images(images[indices]) * 2 - 1
         weight = face_weights(boxes[indices], target.shape[-1], device)
@@ -62,7 +62,7 @@ def decoder_stage(work: Path, device: torch.device | str, seed: int, *, batch: i
             image = vae.decode(z).sample
         with torch.no_grad():
             psnr = -10 * torch.log10(((image.float() - target) / 2).square().mean())
-        return reconstruction_loss(image.float(), target, weight), {"psnr": float(psnr)}
+        return reconstruction_loss(image.float(), target, weight), {"psnr": psnr}
 
     def sheet(model: Any) -> Image.Image:
         with torch.no_grad(), mixed(device):

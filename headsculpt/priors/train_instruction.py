@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from headsculpt.devices import mixed
+from headsculpt.devices import compiled, mixed
 from headsculpt.priors import mini
 from headsculpt.priors.dataset import VIEWS_PER_FIGURE
 from headsculpt.priors.pairs import Pairs, open_pairs
@@ -157,6 +157,14 @@ def instruction_stage(work: Path, device: torch.device | str, seed: int, *, batc
     texts = Texts(pairs, tokenizer)
     edges = torch.tensor(list(SHARES.values())).cumsum(0)
 
+    def predicted(noisy: Tensor, t: Tensor, text: Tensor, reference: Tensor) -> Tensor:
+        down, middle = controlnet(noisy, t, text, reference, return_dict=False)
+        return unet(
+            noisy, t, text, down_block_additional_residuals=down, mid_block_additional_residual=middle
+        ).sample
+
+    predict = compiled(predicted, device)
+
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         indices = torch.randint(len(pairs), (batch,), generator=generator).numpy()
         which = torch.randint(texts.after.shape[1], (batch,), generator=generator).numpy()
@@ -170,10 +178,7 @@ def instruction_stage(work: Path, device: torch.device | str, seed: int, *, batc
         t = stratified_timesteps(batch, len(alphas), generator).to(device)
         noisy = scheduler.add_noise(latents, noise, t)
         with mixed(device):
-            down, middle = controlnet(noisy, t, text, reference, return_dict=False)
-            output = unet(
-                noisy, t, text, down_block_additional_residuals=down, mid_block_additional_residual=middle
-            ).sample
+            output = predict(noisy, t, text, reference)
         return velocity_loss(output, latents, noise, alphas[t]), {}
 
     # One view that shows the face of each of a few figures.

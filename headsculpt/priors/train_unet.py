@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from headsculpt.devices import mixed, usable_cores
+from headsculpt.devices import compiled, mixed, usable_cores
 from headsculpt.priors import mini
 from headsculpt.priors.dataset import Portraits, open_dataset
 from headsculpt.priors.resident import Rows, as_images, normal_like
@@ -186,6 +186,20 @@ def velocity_loss(
     return (weight * errors.mean((1, 2, 3))).sum() / weight.sum()
 
 
+def rows_to_map(with_face: NDArray, count: int, generator: torch.Generator) -> Tensor:
+    """Which rows of a batch come with their landmark map: always as many, so that every step has the same shapes.
+
+    Args:
+        with_face: ``(B,)`` bool; rows without a face (their maps are black) are taken where the others do not suffice.
+        count: at most B.
+
+    Returns:
+        ``(count,)`` int64, rising.
+    """
+    order = torch.rand(len(with_face), generator=generator) + torch.from_numpy(with_face)
+    return order.topk(count).indices.sort().values
+
+
 class Denoiser(nn.Module):
     """A UNet and the ControlNet that some rows of a batch pass through."""
 
@@ -231,6 +245,8 @@ def unet_stage(
     with_face = portraits.landmarks[..., 2].max(1) > 0.5
 
     boxes = face_boxes(portraits)
+    mapped_rows = round(MAPPED_SHARE * with_face.mean() * batch)
+    denoise = compiled(model, device)
     # A GPU would wait for the drawing of every batch, so there all maps are drawn beforehand.
     every = None
     if torch.device(device).type == "cuda":
@@ -246,13 +262,12 @@ def unet_stage(
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         indices, latents, text = frozen.batch(batch, generator, EMPTY_SHARE)
-        chosen = torch.rand(batch, generator=generator) < MAPPED_SHARE
-        mapped = (chosen & torch.from_numpy(with_face[indices])).nonzero()[:, 0]
+        mapped = rows_to_map(with_face[indices], mapped_rows, generator)
         noise = normal_like(latents, generator)
         t = stratified_timesteps(batch, len(alphas), generator).to(device)
         noisy = frozen.scheduler.add_noise(latents, noise, t)
         with mixed(device):
-            output = model(noisy, t, text, maps(indices[mapped.numpy()]), mapped.to(device))
+            output = denoise(noisy, t, text, maps(indices[mapped.numpy()]), mapped.to(device))
         # A mouth is a latent or two of 256: with all alike, smiles are learnt after everything else.
         places = F.adaptive_avg_pool2d(face_weights(boxes[indices], size, device), latents.shape[-1])
         return velocity_loss(output, latents, noise, alphas[t], places), {}

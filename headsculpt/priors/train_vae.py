@@ -142,7 +142,7 @@ def vae_stage(
         weights = face_weights(boxes[indices] - np.tile(corners, 2)[:, None], size, device)
         return as_images(cut) * 2 - 1, weights
 
-    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float | Tensor]]:
         target, weight = pieces(step, generator)
         with mixed(device):
             posterior = vae.encode(target).latent_dist
@@ -156,7 +156,7 @@ def vae_stage(
         with torch.no_grad():
             psnr = -10 * torch.log10(((image.float() - target) / 2).square().mean())
         return error + HALF_SIZE_WEIGHT * small + KL_WEIGHT * kl, {
-            "psnr": float(psnr), "half": float(small.detach()), "kl": float(kl.detach())
+            "psnr": psnr, "half": small.detach(), "kl": kl.detach()
         }  # fmt: skip
 
     def sheet(model: Any) -> Image.Image:
@@ -173,8 +173,8 @@ def vae_stage(
         save_module(standardised(model, to_tensor(pictures, device)), work / "modules" / "vae")
 
     return Stage(
-        "vae", vae, loss, export, batch, sheet, learning_rate=1e-3, weight_decay=1e-4, betas=(0.9, 0.98),
-        ema_decay=0.998, modules={"vae": vae},
+        "vae", vae, loss, export, batch, sheet, learning_rate=6e-4, weight_decay=1e-4, betas=(0.9, 0.98),
+        ema_decay=0.998, muon=True, modules={"vae": vae},
     )  # fmt: skip
 
 

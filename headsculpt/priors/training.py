@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,7 +56,7 @@ class Stage:
 
     name: str
     model: nn.Module
-    loss: Callable[[int, torch.Generator], tuple[Tensor, dict[str, float]]]
+    loss: Callable[[int, torch.Generator], tuple[Tensor, Mapping[str, float | Tensor]]]
     export: Callable[[Any], None]
     batch: int
     sheet: Callable[[Any], Image] | None = None
@@ -147,8 +147,8 @@ def train(
         state.generator.manual_seed(seed + 1_000_003 * parallel.rank() + state.step)
     started_step, since = state.step, time.monotonic()
     saved = sheeted = since
-    window: list[float] = []
-    figures: dict[str, float] = {}
+    window: list[Tensor] = []
+    figures: Mapping[str, float | Tensor] = {}
     window_start, window_step = since, state.step
     finished = True
 
@@ -162,12 +162,9 @@ def train(
             for group in optimiser.param_groups:
                 group["lr"] = rate
             loss, figures = stage.loss(state.step, state.generator)
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"the loss of stage '{stage.name}' became {value} at step {state.step}; its last saved "
-                    f"state is kept in {folder}: run again to go on from there, or lower the learning rate"
-                )
+            window.append(loss.detach())
+            if len(window) >= log_every or loss.device.type == "cpu":
+                _check_finite(window, state.step, stage, folder)  # to read a loss is to wait for the GPU
             loss.backward()
             parallel.average_gradients(parameters)
             nn.utils.clip_grad_norm_(parameters, stage.clip_norm)
@@ -180,18 +177,19 @@ def train(
             now = time.monotonic()
             state.seconds += now - since
             since = now
-            window.append(value)
-            if chief and state.step % log_every == 0:
+            if state.step % log_every == 0 and not chief:
+                window = []
+            elif state.step % log_every == 0:
                 speed = (
                     (state.step - window_step)
                     * stage.batch
                     * parallel.world_size()
                     / max(now - window_start, 1e-9)
                 )
-                mean = sum(window) / len(window)
+                mean = float(torch.stack(window).mean())
                 record = {"step": state.step, "seconds": round(state.seconds, 1), "loss": round(mean, 6)}
                 record |= {"rate": rate, "images_per_s": round(speed, 1)}
-                record |= {name: round(figure, 5) for name, figure in figures.items()}
+                record |= {name: round(float(figure), 5) for name, figure in figures.items()}
                 with open(folder / LOSS_FILE, "a", encoding="utf-8") as file:
                     file.write(json.dumps(record) + "\n")
                 line.show(progress, budget, record)
@@ -199,6 +197,7 @@ def train(
             stop = stopped() or (pause_after is not None and state.step - started_step >= pause_after)
             stop = bool(parallel.agreed(float(stop))[0])
             if chief and (stop or now - saved > save_every_s):
+                _check_finite(window, state.step - 1, stage, folder)
                 _save(folder / STATE_FILE, parameters, ema, optimiser, state)
                 saved = now
             if stop:
@@ -211,6 +210,7 @@ def train(
         return False
     if not chief:
         return True
+    _check_finite(window, state.step - 1, stage, folder)
     _save(folder / STATE_FILE, parameters, ema, optimiser, state)
     _write_pictures(stage, folder, parameters, ema, state.step)
     with _averaged(parameters, ema):
@@ -265,6 +265,16 @@ def export_unfinished(stage: Stage, work: Path) -> int:
         stage.model.eval()
         stage.export(stage.model)
     return state.step
+
+
+def _check_finite(window: Sequence[Tensor], step: int, stage: Stage, folder: Path) -> None:
+    """FloatingPointError if one of the losses up to that of ``step`` is not finite."""
+    for back, value in enumerate(reversed(torch.stack([*window]).tolist() if window else [])):
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"the loss of stage '{stage.name}' became {value} at step {step - back}; its last saved "
+                f"state is kept in {folder}: run again to go on from there, or lower the learning rate"
+            )
 
 
 def _save(

@@ -224,6 +224,8 @@ def _read_order(text: str, before: Mapping[str, object]) -> tuple[dict[str, obje
             if thing != "skin" and not coloured:
                 return {}, [word]  # glasses have no colour, and nor does she
     left = _take(left, _commands(), changes)
+    if changes.get("material") == "plain" and before.get("subject") == "zombie":  # brought back to life
+        changes = {"subject": "woman" if re.search(r"\b(?:her|she)\b", text) else "man"}
     left = _take(left, _phrases(), changes)
     left = _age(left, before, changes)
     left = _material(left, changes)
@@ -256,6 +258,12 @@ def instruction_in_near_words(text: str, before: Mapping[str, object]) -> str:
         text = calling_of(text, str(before["subject"]))
     if before.get("headwear", "none") != "none":  # "make the hat bigger" asks for no other
         text = re.sub(r"(?<![\w-])(the|his|her|their) hat(?![\w-])", rf"\1 {before['headwear']}", text)
+    others = {"man": "woman", "boy": "girl", "old man": "old woman"}
+    others |= {other: one for one, other in others.items()}
+    who = str(before.get("subject", "man"))
+    if who in others:
+        swap = r"(?:swap|change|switch) (?:(?:the|his|her|their) )?(?:gender|sex)"
+        text = re.sub(swap, f"turn into a {others[who]}", text)
     near = nearest_words(text)
     said, _ = read_instruction(near, before)
     typical = fitting(values_of(looks), {"subject": before.get("subject"), **said})

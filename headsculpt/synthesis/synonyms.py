@@ -53,6 +53,8 @@ _ROLES = {
     "zombie": "mummy ghoul corpse lich revenant skeleton",
 }  # fmt: skip
 
+_HAIR_IS = {"short": "short", "long": "long", "curl": "curly"}
+
 Said = str | Callable[[re.Match[str]], str]
 
 
@@ -139,6 +141,18 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"(?:out of |of |in |into |to )?(?:wood|wooden)(?=$|,)", "made of wood"),
     (r"into an? (?:statue|bust|sculpture)(?=$|,)", "made of marble"),
     (r"(make (?:him|her|it|them)) (?:real|human|alive)", r"\1 a real person"),
+    (rf"hair (short|long|curl)(?:er|ier|y)? and ({_COLOUR})", lambda m: f"{_HAIR_IS[m[1].lower()]} {m[2]} hair"),
+    (rf"hair ({_COLOUR}) and (short|long|curl)(?:er|ier|y)?", lambda m: f"{_HAIR_IS[m[2].lower()]} {m[1]} hair"),
+    (r"(?:make |turn |change )?(?:the |his |her |their )?(?:glasses|spectacles) (?:to |into )?(round|square)(?:er)?",
+     r"\1 glasses"),
+    (rf"full head of ((?:{_COLOUR} )?)hair", r"short \1hair"),
+    (r"let (?:his |her |their )hair (?:down|loose|grow(?: out)?)|grow (?:his |her |their )?hair(?: out)?", "long hair"),
+    (r"(?:him|her|them) darker(?:-skinned)?(?=$|,| and)|darker-skinned", "dark skin"),
+    (r"(?:him|her|them) (?:lighter|paler)(?:-skinned)?(?=$|,| and)|(?:lighter|paler)-skinned", "pale skin"),
+    (r"(?:him|her|them) (?:fatter|chubbier|rounder|plumper)|(?:rounder|chubbier|fuller|fatter) face", "a round face"),
+    (r"(?:him|her|them) (?:slimmer|thinner|skinnier|leaner)|(?:slimmer|thinner|narrower|leaner) face", "a slim face"),
+    (r"open (?:his |her |their |the )?mouth", "with an open mouth"),
+    (r"cheer (?:him|her|them) up", "smiling"),
     (r"bigger nose|nose bigger|larger nose|nose larger", "a big nose"),
     (r"smaller nose|nose smaller", "a small nose"),
     (r"longer nose|nose longer", "a long nose"),
@@ -257,7 +271,8 @@ RULES: tuple[tuple[str, Said], ...] = (
      r"coat|raincoat|armou?r|chainmail|mail|uniform|cloak|cape|gown|kimono|toga|jersey|overalls|spacesuit)", "shirt"),
     (r"(?:(?<!hooded )sweatshirt|anorak|parka|windbreaker)", "hoodie"),
     (rf"(?:suit|shirt) (?:and|with) (?:an? )?(?:{_COLOUR} )?(?:bow[ -]?tie|necktie|tie)", "suit and tie"),
-    (rf"(?<!and )(?<!hair )(?:{_COLOUR} )?(?:bow[ -]?tie|necktie|tie)", "suit and tie"),
+    (rf"(?<!and )(?<!hair )(?:{_COLOUR} )?(?:bow[ -]?tie|necktie|tie)"
+     r"(?! (?:his|her|its|their|the|it|up|back|in)\b)", "suit and tie"),
     (r"(?:tuxedo|blazer|dinner jacket|three-piece suit|suit jacket)(?! and)", "suit"),
     # Colours of what is worn.
     (r"(?:turquoise|teal|cyan|aqua|navy|azure|indigo|royal(?= blue))(?: blue)?", "blue"),
