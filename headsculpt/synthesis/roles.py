@@ -26,7 +26,7 @@ CALLINGS: tuple[tuple[str, str], ...] = (
     (r"ninjas?|thief|thieves|assassins?|rogues?|hackers?|rappers?", "a black hoodie"),
     (r"geishas?", "pale skin, a black bun and a red t-shirt"),
     (r"vampires?|dracula", "pale skin, black hair and a black suit and tie"),
-    (r"goths?", "pale skin, black hair and a black t-shirt"),
+    (r"goths?|emos?", "pale skin, black hair and a black t-shirt"),
     (r"punks?(?: rockers?)?", "a pink mohawk and a black t-shirt"),
     (r"bikers?", "a brown beard and a black t-shirt"),
     (r"clowns?|jesters?", "pale skin, curly red hair and a big nose"),

@@ -36,7 +36,7 @@ _MEN = (
     "blacksmith superhero paladin rogue bandit thief assassin ranger astronaut mechanic student artist musician "
     "teenager teen clown jester rapper worker driver pilot butcher baker fireman firefighter waiter dj caveman nerd "
     "geek guard hobbit leprechaun surgeon surfer spy cook magician archer brother judge dracula hippie goth mime "
-    "werewolf wolfman snowman captain skipper skier cyclist graduate puppet marionette"
+    "werewolf wolfman senator emo snowman captain skipper skier cyclist graduate puppet marionette"
 )
 _WOMEN = (
     "witch nurse ballerina actress heroine mother mom mum aunt wife goddess valkyrie sorceress priestess nun geisha "
@@ -190,7 +190,7 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"(?:light|sun-bleached|bleached) hair", "blonde hair"),
     (r"(?:wavy|frizzy|kinky|fuzzy|permed|tousled)(?= )", "curly"),
     (r"(?:wild|unruly|untamed)(?= (?:[a-z]+ ){0,2}(?:hair|haired)\b)", "curly"),
-    (r"(?:powdered )?wig", "hair"),
+    (r"(?:powdered )?wig|bangs|fringe", "hair"),
     (r"(?:two |twin |long )?(?P<c>(?:[a-z]+ )?)(?:braids?|plaits?|pigtails?|pony-tail)", r"\g<c>ponytail"),
     (r"(?P<c>(?:a|sleek|short|black|brown|blonde?|red|pink|blue|grey|white) )bob", r"\g<c>short hair"),
     (r"(?:crew cut|buzz cut|bowl cut|pixie cut|bob cut|quiff|pompadour|spiky hair)", "short hair"),
@@ -243,8 +243,10 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"(?:iron|steel|metal|silver|chrome)(?= (?:helmet|helm|hat|cap|headphones)\b)", "grey"),
     (r"leather(?= (?:helmet|helm|hat|cap)\b)", "brown"),
     (r"(?:(?:square )?(?:academic|graduation) cap|mortarboard)", "black baseball cap"),
-    (r"(?:beret|bandana|headscarf|night ?cap|turban|skull ?cap|bobble hat|winter hat|woo?l(?:en|len)? (?:hat|cap)|"
+    (r"(?:beret|bandana|headscarf|night ?cap|turban|skull ?cap|bobble hat|winter hat|"
+     r"(?:woo?l(?:en|len|ly)?|knit(?:ted)?) (?:hat|cap)|"
      r"toque|fez|helmet|helm|hijab|veil)", "beanie"),
+    (r"hooded (?:cloak|robe|cape|coat|jacket)", "hoodie"),
     (r"(?:raincoat|coat|jacket|cloak|robe|cape)(?: with (?:the|its|his|her|a) hood(?: up)?)", "hoodie"),
     (r"hood(?: up)?", "hoodie"),
     (r"(?:bowler hat|bowler|tophat|stovepipe hat|wizard hat|witch hat|pointed hat|pointy hat)", "top hat"),
