@@ -91,6 +91,11 @@ def test_a_bad_prompts_file_is_named_with_the_entry(tmp_path, content, message):
     assert "prompts.json" in str(caught.value)
 
 
+def test_what_a_prompts_file_says_in_other_words_is_warned_of(tmp_path, caplog):
+    tasks, _ = read_prompts(prompts_file(tmp_path, {"prompts": [{"prompt": "a man", "attributes": {"nose": "big"}}]}))
+    assert tasks[0].expects == {} and "prompts[0]: attributes is not read" in caplog.text
+
+
 def test_a_missing_prompts_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no prompts file .*nothing.json"):
         read_prompts(tmp_path / "nothing.json")

@@ -127,6 +127,8 @@ def _task(entry: Any, wanted: tuple[str, ...], where: str) -> Task:
     for key in wanted:
         if not isinstance(entry.get(key), str) or not entry[key].strip():
             raise ValueError(f"{where} has no {key!r} (a sentence); it has {sorted(entry) or 'nothing'}")
+    if unknown := sorted(set(entry) - {"prompt", "instruction", "expects"}):
+        log.warning("%s: %s is not read; what should be seen goes under expects", where, ", ".join(unknown))
     expects = entry.get("expects", {})
     if not isinstance(expects, dict):
         raise ValueError(f"{where}: expects should be an object of family: value; got {expects!r}")
