@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 
 from headsculpt.synthesis.roles import KIN, NAMES, THING
 
@@ -413,16 +414,19 @@ def nearest_words(text: str) -> str:
         'an old man with pink curls and a cowboy hat'
     """
     said = " ".join(text.split())
-    for pattern, new in RULES:
-        said = re.sub(rf"(?<![\w-])(?:{pattern})(?![\w-])", new, said, flags=re.IGNORECASE)
-        said = " ".join(said.split())  # where a word was left out
-    return _with_articles(said)
+    for pattern, new in _rules():
+        said = " ".join(pattern.sub(new, said).split())  # where a word was left out
+    return _article().sub(lambda m: m[1] + ("n" if m[2][0].lower() in "aeiou" else ""), said)
 
 
-def _with_articles(text: str) -> str:
-    """"a" or "an" as it must be before what was put in; words as typed keep theirs (an hour, a unicorn)."""
+@lru_cache(maxsize=1)
+def _rules() -> tuple[tuple[re.Pattern[str], Said], ...]:
+    """:data:`RULES`, compiled: they are more than the cache of ``re`` holds."""
+    return tuple((re.compile(rf"(?<![\w-])(?:{pattern})(?![\w-])", re.IGNORECASE), new) for pattern, new in RULES)
+
+
+@lru_cache(maxsize=1)
+def _article() -> re.Pattern[str]:
+    """"a" or "an" before what was put in, where it must be right; words as typed keep theirs (an hour, a unicorn)."""
     new = {re.split(r"[ -]", said)[0] for _, said in RULES if isinstance(said, str) and said[:1].isalpha()}
-    return re.sub(
-        rf"\b([Aa])n?(?= ((?:{'|'.join(sorted(new))})\b))",
-        lambda m: m[1] + ("n" if m[2][0].lower() in "aeiou" else ""), text,
-    )  # fmt: skip
+    return re.compile(rf"\b([Aa])n?(?= ((?:{'|'.join(sorted(new))})\b))")
