@@ -370,7 +370,7 @@ RULES: tuple[tuple[str, Said], ...] = (
       for noun, words in _ROLES.items()),
     (r"(?:(?:dressed(?: up)?|disguised|posing|costumed) (?:as|like)) (?:an? )?(?:the )?(?:old |young )?"
      r"(?:man|woman|boy|girl|elf|orc|zombie|alien)", ""),
-    (r"in (?:an? )?[\w ]*(?:costume|outfit|disguise)", ""),
+    (r"in (?:an? )?(?:[\w'-]+ ){0,3}(?:costume|outfit|disguise)", ""),
     (r"(woman|girl|man|boy) as an? (zombie|alien|orc|elf)", r"\2 \1"),
     # Of what.
     (r"(?:stone|marble|granite|plaster|alabaster) (?:head|face|carving|figure|portrait)(?= of )", "marble bust"),
