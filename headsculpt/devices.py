@@ -185,7 +185,7 @@ def mixed(device: torch.device | str, enabled: bool = True) -> torch.autocast:
 def compiled(model: Any, device: torch.device | str) -> Any:
     """A module or function that is trained in steps of one shape, compiled on CUDA where that is possible, else itself.
 
-    The mini networks are small: without it, a GPU spends most of a step on normalisations and on being told what to do.
+    The mini networks are small: most of a step goes to normalisations, and to telling the GPU what to do.
     It takes Triton and a C compiler, which is logged where one is missing.
     """
     import torch

@@ -1,8 +1,8 @@
 """Muon for matrices and convolutions, AdamW for the rest.
 
 On the mini UNet Muon (Jordan et al. 2024) reached after 220 steps the loss that AdamW reached after about 400,
-at the same learning rate, batch and time a step. torch.optim.Muon takes one matrix after another, in bfloat16: 3,500
-small kernels a step, which is as long as a GPU takes for the UNet itself. Here matrices of one shape go together.
+at the same learning rate, batch and time a step. torch.optim.Muon takes one matrix after another: thousands of small
+kernels a step for a GPU, and all of it in bfloat16, which most CPUs only imitate. Here matrices of one shape go together.
 """
 
 from __future__ import annotations
