@@ -2,7 +2,8 @@
 
 On the mini UNet Muon (Jordan et al. 2024) reached after 220 steps the loss that AdamW reached after about 400,
 at the same learning rate, batch and time a step. torch.optim.Muon takes one matrix after another: thousands of small
-kernels a step for a GPU, and all of it in bfloat16, which most CPUs only imitate. Here matrices of one shape go together.
+kernels a step for a GPU, and all of it in bfloat16, which most CPUs only imitate.
+Here matrices of one shape go together.
 """
 
 from __future__ import annotations
