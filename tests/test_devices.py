@@ -120,6 +120,6 @@ def test_training_is_compiled_on_cuda_where_it_can_be(monkeypatch, caplog, trito
     monkeypatch.setattr(devices.shutil, "which", lambda name: "/usr/bin/cc" if cc else None)
     monkeypatch.delenv("CC", raising=False)
     assert devices.compiled(model, "cpu") is model
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="headsculpt.devices"):
         assert devices.compiled(model, "cuda") == (model if said else "compiled")
     assert said in caplog.text and bool(said) == bool(caplog.text)

@@ -173,8 +173,8 @@ def vae_stage(
         save_module(standardised(model, to_tensor(pictures, device)), work / "modules" / "vae")
 
     return Stage(
-        "vae", vae, loss, export, batch, sheet, learning_rate=6e-4, weight_decay=1e-4, betas=(0.9, 0.98),
-        ema_decay=0.998, muon=True, modules={"vae": vae},
+        "vae", vae, loss, export, batch, sheet, learning_rate=1e-3, weight_decay=1e-4, betas=(0.9, 0.98),
+        ema_decay=0.998, modules={"vae": vae},
     )  # fmt: skip
 
 
