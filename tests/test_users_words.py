@@ -82,6 +82,8 @@ from headsculpt.synthesis.reading import edited_prompt, read_prompt
         ("a woman in a chef costume", {"subject": "woman", "headwear": "top hat", "clothing_colour": "white"}),
         ("the Mona Lisa as a zombie", {"subject": "zombie", "skin": "grey", "hair_style": "long"}),
         ("an orc vampire", {"skin": "green", "clothing": "suit and tie"}),
+        ("a man from Washington", {"subject": "man", "hair_style": "short"}),
+        ("a woman in her sixties", {"subject": "old woman"}),
         ("a bust of Julius Caesar", {"material": "marble bust", "headwear": "crown"}),
         ("a man with a moustache and no beard", {"facial_hair": "moustache"}),
         ("a 12 year old elf", {"subject": "elf"}),

@@ -163,8 +163,8 @@ def train(
                 group["lr"] = rate
             loss, figures = stage.loss(state.step, state.generator)
             window.append(loss.detach())
-            if len(window) >= log_every or loss.device.type == "cpu":
-                _check_finite(window, state.step, stage, folder)  # to read a loss is to wait for the GPU
+            if loss.device.type == "cpu":  # elsewhere, to read a loss is to wait for it
+                _check_finite(window, state.step, stage, folder)
             loss.backward()
             parallel.average_gradients(parameters)
             nn.utils.clip_grad_norm_(parameters, stage.clip_norm)
@@ -177,9 +177,9 @@ def train(
             now = time.monotonic()
             state.seconds += now - since
             since = now
-            if state.step % log_every == 0 and not chief:
-                window = []
-            elif state.step % log_every == 0:
+            if state.step % log_every == 0:
+                _check_finite(window, state.step - 1, stage, folder)
+            if chief and state.step % log_every == 0:
                 speed = (
                     (state.step - window_step)
                     * stage.batch
@@ -193,7 +193,9 @@ def train(
                 with open(folder / LOSS_FILE, "a", encoding="utf-8") as file:
                     file.write(json.dumps(record) + "\n")
                 line.show(progress, budget, record)
-                window, window_start, window_step = [], now, state.step
+                window_start, window_step = now, state.step
+            if state.step % log_every == 0:
+                window = []
             stop = stopped() or (pause_after is not None and state.step - started_step >= pause_after)
             stop = bool(parallel.agreed(float(stop))[0])
             if chief and (stop or now - saved > save_every_s):

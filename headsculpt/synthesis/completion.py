@@ -28,7 +28,7 @@ HAIR_COLOUR = {"old man": ("grey",), "old woman": ("grey",), "elf": ("blonde",),
 HUMAN_HAIR = ("black", "brown")
 SHIRT = ("blue", "green", "red", "grey")
 HAT = {"top hat": ("black",), "cowboy hat": ("brown",), "headphones": ("black",)}
-WORN = ("headwear", "headwear_colour", "eyewear", "clothing", "clothing_colour")
+WORN = ("headwear", "headwear_colour", "eyewear", "clothing", "clothing_colour")  # what an outfit changes
 # The first noun: the last word before what somebody has.
 _WHO = re.compile(r"(?:[\w'-]+ )*?(?P<who>[\w'-]+)(?=$|[,.;]| (?:with|in|who|wearing|wears|has|having|of|from)\b)")
 CAP = ("red", "blue", "green", "yellow")  # of caps and beanies; one more than skin, hair and shirt can take

@@ -329,10 +329,9 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"\d\d[- ]years?[- ]old(?=$|,| (?:with|in|who|wearing))", "person"),
     (r"\d{1,3}[- ]years?[- ]old", ""),
     (r"(?:elderly|old|aged) (?:person|citizen|human)|senior citizen", "old man"),
-    (r"(man|woman) in (?:his|her) (?:late |early )?(?:sixties|seventies|eighties|nineties|[6-9]0s)", r"old \1"),
-    (r"(man|woman) in (?:his|her) (?:late |early )?(?:twenties|thirties|forties|fifties|[2-5]0s)", r"\1"),
-    (r"(man|woman),? (?:late |early |mid )?[6-9]0s", r"old \1"),
-    (r"(man|woman),? (?:late |early |mid )?[2-5]0s", r"\1"),
+    (r"(man|woman)(?:,| in (?:his|her))? (?:late |early |mid )?(?:sixties|seventies|eighties|nineties|[6-9]0s)",
+     r"old \1"),
+    (r"(man|woman)(?:,| in (?:his|her))? (?:late |early |mid )?(?:twenties|thirties|forties|fifties|[2-5]0s)", r"\1"),
     (r"middle-aged(?= )", ""),
     # What no head of this world can show.
     (r"(?:asian|chinese|japanese|korean|european|american|roman|greek|russian|french|italian|german|english|british|"
@@ -376,7 +375,7 @@ RULES: tuple[tuple[str, Said], ...] = (
     (r"(?:stone|marble|granite|plaster|alabaster) (?:head|face|carving|figure|portrait)(?= of )", "marble bust"),
     (r"(?:bronze|iron|metal|copper|brass|steel|gold|golden) (?:head|face|figure|portrait)(?= of )", "bronze statue"),
     (r"wooden (?:head|face|figure|mask|portrait)(?= of )", "wooden carving"),
-    (r"(?:terracotta|clay)(?= FIGURE)".replace("FIGURE", _FIGURE), "bronze statue of a"),
+    (rf"(?:terracotta|clay)(?= {_FIGURE})", "bronze statue of a"),
     (rf"(?P<who>{_FIGURE}) (?:statue|bust|sculpture|figurine)", r"marble bust of a \g<who>"),
     (rf"wooden(?= {_FIGURE})", "wooden carving of a"),
     (rf"(?:stone|marble)(?= {_FIGURE})", "marble bust of a"),
