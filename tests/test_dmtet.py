@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from headsculpt.cameras import orbit
 from headsculpt.meshes import topology
@@ -136,6 +137,24 @@ def test_back_ends_find_the_same_surface_on_noise():
 
     for points, faces in surfaces:
         assert triangles(points, faces) == triangles(*every)
+
+
+class WithoutWholeProducts(TorchDispatchMode):
+    """CUDA multiplies no matrices of whole numbers; neither does what runs under this."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.__name__.split(".")[0]
+        if name in ("mm", "mv", "addmm", "addmv", "bmm", "baddbmm", "dot") and not args[-1].is_floating_point():
+            raise NotImplementedError(f'"{name}" is not implemented for whole numbers')
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_surface_is_found_without_products_that_cuda_lacks():
+    with WithoutWholeProducts():
+        with pytest.raises(NotImplementedError, match='"mv" is not implemented'):
+            torch.ones(2, 2, dtype=torch.int64) @ torch.ones(2, dtype=torch.int64)
+        found = grid_crossings(ball(grid_vertices(SHAPE, LOWER, CELL)).view(SHAPE), backend="torch")
+    assert topology(found.faces).closed
 
 
 def test_a_field_that_is_nowhere_negative_has_no_surface():

@@ -222,7 +222,8 @@ def _grid_crossings_in_torch(values: Tensor) -> Crossings:
     inside, mask = inside.view(-1), mask.view(-1)
     near = mask.nonzero()[:, 0]
     stride = torch.tensor([shape[1] * shape[2], shape[2], 1], device=device)
-    offset = ((torch.arange(8, device=device)[:, None] >> torch.arange(3, device=device)) & 1) @ stride
+    # A sum, not a product of matrices: CUDA has none of whole numbers.
+    offset = (((torch.arange(8, device=device)[:, None] >> torch.arange(3, device=device)) & 1) * stride).sum(-1)
     ones = torch.tensor([number.bit_count() for number in range(128)], device=device)
     crossed = ((mask[near, None] >> torch.arange(7, device=device)) & 1).bool()
     count = ones[mask[near].long()]
