@@ -13,7 +13,8 @@ import torch
 from headsculpt.priors import mini, stages
 from headsculpt.priors.catalogue import load_prior, random_prior
 from headsculpt.priors.pairs import open_pairs
-from headsculpt.priors.train_instruction import SHARES, Texts, fresh_controlnet, instruction_stage
+from headsculpt.priors.resident import Rows
+from headsculpt.priors.train_instruction import SHARES, Texts, fresh_controlnet, instruction_stage, teach_inlet
 from headsculpt.priors.training import Budget, train
 
 FIGURES = 2
@@ -52,7 +53,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         getattr(prior, name).save_pretrained(modules / name)
     prior.controlnets["landmarks"].save_pretrained(modules / "controlnet_landmarks")
     (modules / "text_to_head.safetensors").unlink(missing_ok=True)
-    stage = instruction_stage(folder, "cpu", 0, batch=4)
+    stage = instruction_stage(folder, "cpu", 0, batch=4, inlet_steps=2)
     stage.sheet = None
     assert train(stage, folder, Budget(steps=4), log_every=1)
     return folder
@@ -62,7 +63,7 @@ def test_an_interrupted_stage_ends_where_an_undisturbed_one_does(work: Path, tmp
     again = Path(shutil.copytree(work, tmp_path / "work"))
     shutil.rmtree(again / "instruction")
     for finished in (False, True):
-        stage = instruction_stage(again, "cpu", 0, batch=4)
+        stage = instruction_stage(again, "cpu", 0, batch=4, inlet_steps=2)
         stage.sheet = None
         assert train(stage, again, Budget(steps=4), pause_after=2, log_every=1) is finished
     one, two = (torch.load(w / "instruction" / "state.pt", weights_only=True) for w in (work, again))
@@ -108,6 +109,24 @@ def test_it_starts_from_the_landmark_controlnet_but_for_its_inlet(work: Path):
     assert not started.controlnet_cond_embedding.conv_out.weight.any()
     assert not fresh_controlnet(unet, work / "none").controlnet_mid_block.weight.any()
     assert all(p.requires_grad for p in started.parameters())
+
+
+def test_the_inlet_learns_what_the_unet_sees_of_latents():
+    unet = random_prior("tiny").unet
+    controlnet = fresh_controlnet(unet, Path("none"))
+    others = {name: tensor.clone() for name, tensor in controlnet.state_dict().items()}
+    rng = np.random.default_rng(0)
+    size, channels = 16 * unet.config.sample_size // 2, unet.config.in_channels
+    colours = rng.integers(0, 255, (6, 1, 1, 3), dtype=np.uint8)
+    pictures = np.broadcast_to(colours, (6, size, size, 3)).copy()
+    plain = np.zeros((6, channels, size // 8, size // 8), np.float32)
+    plain[:, :3] = (colours.transpose(0, 3, 1, 2) / 127.5) - 1
+    rows = Rows([pictures], "cpu"), Rows([plain], "cpu")
+    assert teach_inlet(controlnet, unet, *rows, steps=0) == 1.0
+    assert teach_inlet(controlnet, unet, *rows, steps=60) < 0.5
+    for name, tensor in controlnet.state_dict().items():
+        assert torch.equal(tensor, others[name]) != name.startswith("controlnet_cond_embedding"), name
+    assert all(p.grad is None for p in unet.parameters())
 
 
 def test_what_must_come_before_is_named(work: Path, tmp_path: Path):
