@@ -398,6 +398,8 @@ def diffusion_guides(
     from headsculpt.guidance.backbone import LatentDiffusion
     from headsculpt.guidance.landmark_control import LandmarkControl
     from headsculpt.guidance.score_distillation import ScoreDistillation
+    from headsculpt.synthesis.completion import completed_prompt
+    from headsculpt.synthesis.reading import read_prompt
 
     # Half-precision weights (auto on CUDA) need no autocast on top.
     full = next(prior.vae.parameters()).dtype == torch.float32
@@ -410,6 +412,8 @@ def diffusion_guides(
         particles = ParticleModel(backbone, rank=rank, rate=rate, seed=config.seed)
     landmarks = None
     if "landmarks" in config.prior.controls:
+        complete = config.guidance.complete_prompt
+        told = completed_prompt(config.prompt, config.seed) if complete else config.prompt
         landmarks = LandmarkControl(
             vertices,
             faces,
@@ -418,6 +422,7 @@ def diffusion_guides(
             rule=config.guidance.landmark_rule,  # type: ignore[arg-type]
             drawing=config.guidance.landmark_drawing,  # type: ignore[arg-type]
             scale=config.prior.control_scale,
+            wears=read_prompt(told).values.values(),
         )
     # The last look paints pictures, whichever score and residual the stages before it take.
     pictures = replace(config.guidance, score="sds", latent_weight=0.0, image_weight=1.0, drawn_colours=True)

@@ -150,3 +150,34 @@ def test_the_annotators_contours_of_the_built_in_head() -> None:
 def test_an_unknown_drawing_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown landmark drawing 'mine'"):
         draw_landmarks({}, 16, 16, drawing="mine")  # type: ignore[arg-type]
+
+
+def test_what_a_figure_wears_covers_landmarks():
+    from headsculpt.cameras import framed
+    from headsculpt.guidance.landmark_control import HATS, LandmarkControl, covered
+    from headsculpt.heads.builtin import builtin_head
+    from headsculpt.synthesis.attributes import VALUES
+
+    head = builtin_head()
+    vertices, contours = head.vertices(), dict(head.landmarks)
+    for hat in HATS:
+        assert hat in VALUES["headwear"]
+        (name, over), *others = covered(vertices, contours, [hat]).items()
+        top = vertices[contours["oval"], 1].argmax()
+        assert name == "oval" and not others and over[top] and 5 < over.sum() < 13
+    jaw = covered(vertices, contours, ["full beard"])["oval"]
+    assert jaw[vertices[contours["oval"], 1].argmin()] and not (jaw & over).any()
+    both = covered(vertices, contours, ["full beard", "crown", "red"])["oval"]
+    assert (both == (jaw | over)).all()
+    shades = covered(vertices, contours, ["sunglasses"])
+    assert set(shades) == {"left_eye", "right_eye"} and all(eye.all() for eye in shades.values())
+    assert covered(vertices, contours, ["goatee", "headphones", "round glasses", "bald"]) == {}
+    # A head whose contours are fewer, such as FLAME's without the oval.
+    assert covered(vertices, {"lips_outer": contours["lips_outer"]}, ["full beard", "beanie", "sunglasses"]) == {}
+
+    def lit(rule, *wears):
+        control = LandmarkControl(vertices, head.faces, contours, size=64, rule=rule, wears=wears)
+        return int((control.maps(framed([0.0], 5.0, 0.7, height=64, width=64)) > 0).any(-1).sum())
+
+    assert lit("visible") > lit("visible", "beanie") > lit("visible", "beanie", "full beard", "sunglasses") > 0
+    assert lit("published") == lit("published", "beanie", "full beard", "sunglasses")

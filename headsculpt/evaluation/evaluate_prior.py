@@ -168,13 +168,15 @@ def described_landmarks(prior: Prior, texts: list[str], azimuths: list[float], r
     from headsculpt.cameras import framed
     from headsculpt.guidance.landmark_control import LandmarkControl
     from headsculpt.heads.builtin import builtin_head
+    from headsculpt.synthesis.reading import read_prompt
 
     if prior.text_to_head is None:
         raise ValueError(f"prior {prior.name!r} has no text_to_head.safetensors, so captions describe no head to it")
     head, size, maps = builtin_head(), int(prior.image_size), []
     for text, azimuth in zip(texts, azimuths, strict=True):
         vertices = head.vertices(*prior.text_to_head(prior, text))
-        control = LandmarkControl(vertices, head.faces, dict(head.landmarks), size=size)
+        wears = read_prompt(text).values.values()
+        control = LandmarkControl(vertices, head.faces, dict(head.landmarks), size=size, wears=wears)
         camera = framed([azimuth], 5.0, float(rng.uniform(0.5, 0.8)), height=size, width=size)
         maps.append(torch.from_numpy(control.maps(camera)[0]).permute(2, 0, 1))
     return torch.stack(maps).float() / 255
