@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -412,8 +412,11 @@ def diffusion_guides(
         particles = ParticleModel(backbone, rank=rank, rate=rate, seed=config.seed)
     landmarks = None
     if "landmarks" in config.prior.controls:
-        complete = config.guidance.complete_prompt
-        told = completed_prompt(config.prompt, config.seed) if complete else config.prompt
+        wears: Iterable[str] = ()
+        if config.guidance.prompt_style == "mini":  # other ControlNets learned from landmarks that shine through
+            complete = config.guidance.complete_prompt
+            told = completed_prompt(config.prompt, config.seed) if complete else config.prompt
+            wears = read_prompt(told).values.values()
         landmarks = LandmarkControl(
             vertices,
             faces,
@@ -422,7 +425,7 @@ def diffusion_guides(
             rule=config.guidance.landmark_rule,  # type: ignore[arg-type]
             drawing=config.guidance.landmark_drawing,  # type: ignore[arg-type]
             scale=config.prior.control_scale,
-            wears=read_prompt(told).values.values(),
+            wears=wears,
         )
     # The last look paints pictures, whichever score and residual the stages before it take.
     pictures = replace(config.guidance, score="sds", latent_weight=0.0, image_weight=1.0, drawn_colours=True)

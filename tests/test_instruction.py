@@ -14,7 +14,13 @@ from headsculpt.priors import mini, stages
 from headsculpt.priors.catalogue import load_prior, random_prior
 from headsculpt.priors.pairs import open_pairs
 from headsculpt.priors.resident import Rows
-from headsculpt.priors.train_instruction import SHARES, Texts, fresh_controlnet, instruction_stage, teach_inlet
+from headsculpt.priors.train_instruction import (
+    SHARES,
+    Texts,
+    fresh_controlnet,
+    instruction_stage,
+    teach_inlet,
+)
 from headsculpt.priors.training import Budget, train
 
 FIGURES = 2

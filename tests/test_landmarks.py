@@ -181,3 +181,21 @@ def test_what_a_figure_wears_covers_landmarks():
 
     assert lit("visible") > lit("visible", "beanie") > lit("visible", "beanie", "full beard", "sunglasses") > 0
     assert lit("published") == lit("published", "beanie", "full beard", "sunglasses")
+
+
+def test_the_loop_leaves_out_what_the_told_figure_wears():
+    from headsculpt.config import load_config
+    from headsculpt.priors.catalogue import random_prior
+    from headsculpt.sculpting import diffusion_guides, starting_head
+
+    prior = random_prior("tiny", controls=("landmarks",))
+
+    def hidden(prompt, *settings):
+        config = load_config("draft", settings, prompt=prompt)
+        return set(diffusion_guides(config, prior, *starting_head(config, None))["coarse"].landmarks.covered)
+
+    assert hidden("a pirate in a top hat and sunglasses") == {"oval", "left_eye", "right_eye"}
+    assert hidden("a wizard") == {"oval"}  # the beard that completion gives him
+    assert hidden("a bald woman") == set()
+    assert hidden("a wizard", "guidance.landmark_rule=published") == set()
+    assert hidden("a man in a top hat", "guidance.prompt_style=headsculpt", "guidance.complete_prompt=false") == set()

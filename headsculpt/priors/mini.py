@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 IMAGE_SIZE = 128
 LATENT_SIZE = 16
-LATENT_CHANNELS = 8  # four (Stable Diffusion's number) lose pupils and spectacle rims at 128 pixels
+LATENT_CHANNELS = 16  # four (Stable Diffusion's number) lose pupils and spectacle rims at 128 pixels; eight blur eyes
 TEXT_WIDTH = 256
 TEXT_LENGTH = 64  # tokens, with start and end; of 4,000 captions the longest takes 51
 VOCABULARY = 2560

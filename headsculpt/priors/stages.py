@@ -48,7 +48,7 @@ EXPORTED = {
 BESIDE = ("controlnet_landmarks", "controlnet_instruction", "clip", "tokens")
 CARD = """# headsculpt mini
 
-A text-to-portrait diffusion prior in the diffusers layout: 128x128 images, 16x16 latents with 8 channels,
+A text-to-portrait diffusion prior in the diffusers layout: 128x128 images, 16x16 latents with 16 channels,
 v-prediction; `upscaler.safetensors` makes them 256x256. Trained from nothing on the procedural portraits of
 headsculpt (`headsculpt train-prior`); no photograph and no downloaded asset went into it. Licence: Apache-2.0.
 """
