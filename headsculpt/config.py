@@ -105,8 +105,8 @@ class GuidanceConfig:
             the mini family; see :mod:`headsculpt.synthesis.completion`.
         keep_off: with ``complete_prompt``, guidance away from what the mini family draws although nobody asks for it
             (:func:`headsculpt.synthesis.completion.unwanted`; ours).
-        landmark_rule: ``visible`` draws the landmarks that the camera sees, and with ``prompt_style`` ``mini`` none that a
-            hat, a full beard or sunglasses would cover; ``published`` all but from behind.
+        landmark_rule: ``visible`` draws the landmarks that the camera sees, and with ``prompt_style`` ``mini`` none
+            that a hat, a full beard or sunglasses would cover; ``published`` all but from behind.
         landmarks_until: share of a stage after which the landmark ControlNet rests.
         text_to_head: start from the head that the prompt describes (mini family) instead of the template.
         back_token: say the learned token ``back-view`` behind the head, where the prior has one.

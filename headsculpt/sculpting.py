@@ -416,7 +416,7 @@ def diffusion_guides(
         if config.guidance.prompt_style == "mini":  # other ControlNets learned from landmarks that shine through
             complete = config.guidance.complete_prompt
             told = completed_prompt(config.prompt, config.seed) if complete else config.prompt
-            wears = read_prompt(told).values.values()
+            wears = map(str, read_prompt(told).values.values())
         landmarks = LandmarkControl(
             vertices,
             faces,

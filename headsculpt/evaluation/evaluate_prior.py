@@ -175,7 +175,7 @@ def described_landmarks(prior: Prior, texts: list[str], azimuths: list[float], r
     head, size, maps = builtin_head(), int(prior.image_size), []
     for text, azimuth in zip(texts, azimuths, strict=True):
         vertices = head.vertices(*prior.text_to_head(prior, text))
-        wears = read_prompt(text).values.values()
+        wears = map(str, read_prompt(text).values.values())
         control = LandmarkControl(vertices, head.faces, dict(head.landmarks), size=size, wears=wears)
         camera = framed([azimuth], 5.0, float(rng.uniform(0.5, 0.8)), height=size, width=size)
         maps.append(torch.from_numpy(control.maps(camera)[0]).permute(2, 0, 1))

@@ -36,7 +36,9 @@ def covered(vertices: np.ndarray, contours: dict[str, np.ndarray], wears: Iterab
     heights = {name: vertices[index, 1] for name, index in contours.items()}
     eyes = [name for name in ("left_eye", "right_eye") if name in heights]
     brows = [name for name in ("left_brow", "right_brow") if name in heights]
-    hidden = {name: np.ones(len(heights[name]), bool) for name in eyes if "sunglasses" in wears}
+    hidden: dict[str, np.ndarray] = {}
+    if "sunglasses" in wears:
+        hidden |= {name: np.ones(len(heights[name]), bool) for name in eyes}
     if "oval" in heights:
         oval = np.zeros(len(heights["oval"]), bool)
         if brows and wears.intersection(HATS):
