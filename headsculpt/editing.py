@@ -274,7 +274,9 @@ def edit_guides(
     from headsculpt.sculpting import diffusion_guides
 
     instructed = "instruction" in config.prior.controls
-    if not instructed and config.edit.reference:
+    if not instructed and not config.edit.reference:
+        log.info('the edit follows its text alone: "%s"', config.edit.told or config.prompt)
+    elif not instructed:
         log.warning(
             "prior '%s' has no instruction ControlNet, so the edit follows its text alone: \"%s\"",
             config.prior.name,

@@ -413,7 +413,8 @@ def diffusion_guides(
     landmarks = None
     if "landmarks" in config.prior.controls:
         wears: Iterable[str] = ()
-        if config.guidance.prompt_style == "mini":  # other ControlNets learned from landmarks that shine through
+        # Other ControlNets learned from landmarks that shine through.
+        if config.guidance.cover_landmarks and config.guidance.prompt_style == "mini":
             complete = config.guidance.complete_prompt
             told = completed_prompt(config.prompt, config.seed) if complete else config.prompt
             wears = map(str, read_prompt(told).values.values())

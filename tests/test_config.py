@@ -99,13 +99,17 @@ def test_a_file_from_before_a_setting_means_what_was_done_then():
     now = load_config("mini", ["coarse.prior_slope=50"])
     assert now.coarse.replay > 0 and now.coarse.prior_inside_slope != 50
     assert config_from_yaml(to_yaml(now), "now") == now
+    old = "\n".join(to_yaml(load_config("mini", ["edit.reference=true"])).splitlines())
+    assert config_from_yaml(old, "now").edit.reference  # mini had no instruction ControlNet when that was the default
+    assert not config_from_yaml(old.replace("cover_landmarks: true", ""), "then").edit.reference
     names = ("replay:", "prior_inside_slope:", "landmarks_guided:", "busts_first:")
-    names += ("keep_off:", "carry_on:", "upscale:")
+    names += ("keep_off:", "carry_on:", "upscale:", "cover_landmarks:")
     old = "\n".join(line for line in to_yaml(now).splitlines() if not line.strip().startswith(names))
     then = config_from_yaml(old, "then")
     assert (then.coarse.replay, then.fine.replay, then.coarse.prior_inside_slope) == (0, 0, 50)
     assert not then.guidance.keep_off and not then.refine.carry_on
     assert now.refine.upscale and not then.refine.upscale
+    assert now.guidance.cover_landmarks and not then.guidance.cover_landmarks
     assert now.refine.landmarks_guided and not then.refine.landmarks_guided
     assert now.cameras.busts_first > 0 and then.cameras.busts_first == 0
 

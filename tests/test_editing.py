@@ -57,7 +57,7 @@ def prior(tmp_path_factory) -> Path:
 def source(prior, tmp_path_factory) -> Path:
     """The run folder of a finished head."""
     out = tmp_path_factory.mktemp("runs") / "source"
-    overrides = [*TINY, f"prior.name={prior}"]
+    overrides = [*TINY, f"prior.name={prior}", "edit.reference=true"]
     Avatar.from_prompt("a man with a red cap", preset="draft", seed=4, out=out, overrides=overrides, device="cpu")
     return out
 

@@ -198,4 +198,5 @@ def test_the_loop_leaves_out_what_the_told_figure_wears():
     assert hidden("a wizard") == {"oval"}  # the beard that completion gives him
     assert hidden("a bald woman") == set()
     assert hidden("a wizard", "guidance.landmark_rule=published") == set()
+    assert hidden("a wizard", "guidance.cover_landmarks=false") == set()
     assert hidden("a man in a top hat", "guidance.prompt_style=headsculpt", "guidance.complete_prompt=false") == set()
