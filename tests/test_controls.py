@@ -8,6 +8,7 @@ import torch
 from headsculpt.config import CoarseConfig, GuidanceConfig
 from headsculpt.guidance.backbone import Control, LatentDiffusion
 from headsculpt.guidance.score_distillation import ScoreDistillation
+from headsculpt.priors import mini
 from headsculpt.priors.catalogue import random_prior
 from headsculpt.priors.sampling import sample_latents
 
@@ -26,7 +27,7 @@ def backbone() -> LatentDiffusion:
 
 def residuals(backbone: LatentDiffusion, controls: dict[str, Control]) -> list[torch.Tensor] | None:
     generator = torch.Generator().manual_seed(1)
-    latents = torch.randn(3, 8, 16, 16, generator=generator)
+    latents = torch.randn(3, mini.LATENT_CHANNELS, 16, 16, generator=generator)
     text = backbone.embed(["an elf", "a man", ""])
     down, middle = backbone._control_residuals(latents, torch.tensor([10, 500, 900]), text, controls)
     return None if down is None else [*down, middle]
@@ -66,7 +67,8 @@ def test_guidance_points_at_landmarks_where_they_are_drawn(backbone: LatentDiffu
     image = torch.zeros(3, 128, 128, 3)
     image[:, 10, :64] = 1.0  # the second row of latents, left half
     states = {name: backbone.embed([text] * 3) for name, text in (("text", "an elf"), ("base", "a man"))}
-    z, at = torch.randn(3, 8, 16, 16, generator=torch.Generator().manual_seed(5)), torch.tensor([10, 500, 900])
+    z = torch.randn(3, mini.LATENT_CHANNELS, 16, 16, generator=torch.Generator().manual_seed(5))
+    at = torch.tensor([10, 500, 900])
 
     def asked(rows: tuple[bool, ...], guided: bool) -> tuple[torch.Tensor, torch.Tensor]:
         guide = ScoreDistillation(backbone, "an elf", GuidanceConfig(), CoarseConfig(landmarks_guided=guided))

@@ -13,6 +13,7 @@ from headsculpt.config import CoarseConfig, EditConfig, GuidanceConfig
 from headsculpt.guidance.backbone import Control, LatentDiffusion
 from headsculpt.guidance.identity_editing import EditDistillation
 from headsculpt.guidance.score_distillation import ScoreDistillation
+from headsculpt.priors import mini
 from headsculpt.priors.catalogue import random_prior
 from headsculpt.rendering import Rendering
 
@@ -120,8 +121,8 @@ def test_every_prediction_sees_the_reference_if_there_is_a_controlnet_for_it(bac
 
 def test_the_mask_is_where_the_two_predictions_differ(backbone, monkeypatch):
     monkeypatch.setattr(EditDistillation, "strongest", lambda self: 1.0)
-    kept = torch.zeros(1, 8, 16, 16)
-    changed = torch.zeros(1, 8, 16, 16)
+    kept = torch.zeros(1, mini.LATENT_CHANNELS, 16, 16)
+    changed = torch.zeros(1, mini.LATENT_CHANNELS, 16, 16)
     changed[..., 2:5, 6:10] = 2.0
     values = {"instruction": changed, "target": changed, "source": 0.0, "none": 0.0}
     mask = guide(backbone).mask(known(values), kept, torch.zeros_like(kept))
@@ -133,7 +134,7 @@ def test_the_mask_is_where_the_two_predictions_differ(backbone, monkeypatch):
 
 
 def test_the_mask_is_relative_to_the_edits_strongest_difference_in_any_view(backbone, monkeypatch):
-    kept, weak = torch.zeros(1, 8, 16, 16), torch.zeros(1, 8, 16, 16)
+    kept, weak = torch.zeros(1, mini.LATENT_CHANNELS, 16, 16), torch.zeros(1, mini.LATENT_CHANNELS, 16, 16)
     weak[..., 4:12, 4:12] = 0.01
     values = {"instruction": weak, "target": weak, "source": 0.0, "none": 0.0}
     editing = guide(backbone, mask_threshold=0.5)

@@ -167,8 +167,8 @@ def test_standardising_latents_keeps_the_images() -> None:
         before, after = vae.encode(pictures).latent_dist, changed.encode(pictures).latent_dist
         images, again = vae.decode(before.mean).sample, changed.decode(after.mean).sample
     torch.testing.assert_close(images, again, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(after.mean.mean((0, 2, 3)), torch.zeros(8), atol=1e-3, rtol=0)
-    torch.testing.assert_close(after.mean.std((0, 2, 3)), torch.ones(8), atol=1e-3, rtol=0)
+    torch.testing.assert_close(after.mean.mean((0, 2, 3)), torch.zeros(mini.LATENT_CHANNELS), atol=1e-3, rtol=0)
+    torch.testing.assert_close(after.mean.std((0, 2, 3)), torch.ones(mini.LATENT_CHANNELS), atol=1e-3, rtol=0)
     ratio, spread = before.std / after.std, before.mean.std((0, 2, 3))
     torch.testing.assert_close(ratio.mean((0, 2, 3)), spread, rtol=1e-3, atol=1e-5)
 
@@ -275,7 +275,7 @@ def test_rows_without_a_map_are_the_plain_unet(work: Path) -> None:
     both = Denoiser(unet, mini.make_controlnet(unet)).eval()
     for parameter in both.controlnet.parameters():  # a fresh ControlNet adds nothing at all
         torch.nn.init.normal_(parameter, std=0.1)
-    noisy, t, text = torch.randn(3, 8, 16, 16), torch.tensor([5, 500, 900]), torch.randn(3, 64, 256)
+    noisy, t, text = torch.randn(3, mini.LATENT_CHANNELS, 16, 16), torch.tensor([5, 500, 900]), torch.randn(3, 64, 256)
     maps = torch.rand(1, 3, 128, 128)
     with torch.no_grad():
         plain = both(noisy, t, text, torch.zeros(0), torch.zeros(0, dtype=torch.long))
@@ -442,7 +442,7 @@ def test_damaged_json_and_pickles_are_refused(broken: Path) -> None:
 
 def test_weights_that_do_not_fit_their_configuration(broken: Path) -> None:
     config = broken / "unet" / "config.json"
-    config.write_text(config.read_text().replace('"out_channels": 8', '"out_channels": 6'))
+    config.write_text(config.read_text().replace(f'"out_channels": {mini.LATENT_CHANNELS}', '"out_channels": 6'))
     with pytest.raises(PriorError, match="does not fit its configuration"):
         load_prior(broken)
 
