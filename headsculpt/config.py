@@ -283,7 +283,7 @@ class EditConfig:
         strength: w_e of the paper: 0 keeps to the source's description, 1 follows the instruction alone, more
             exaggerates. The paper's value is not known; the default is ours.
         reference: show the source to the prior's instruction ControlNet, where it has one; as published. With ``mini``,
-            text alone is the default: it understands more words, and takes two thirds of the time.
+            text alone is the default: it understands more words, and asks less of the model.
         target_share: share of the edited prediction that reads the edited head's prompt instead of the
             instruction; 0 as published. Without an instruction ControlNet it is 1.
         mask: keep as they are the places where the edited prediction and the source's agree (ours).

@@ -99,7 +99,7 @@ def test_a_file_from_before_a_setting_means_what_was_done_then():
     now = load_config("mini", ["coarse.prior_slope=50"])
     assert now.coarse.replay > 0 and now.coarse.prior_inside_slope != 50
     assert config_from_yaml(to_yaml(now), "now") == now
-    old = "\n".join(to_yaml(load_config("mini", ["edit.reference=true"])).splitlines())
+    old = to_yaml(load_config("mini", ["edit.reference=true"]))
     assert config_from_yaml(old, "now").edit.reference  # mini had no instruction ControlNet when that was the default
     assert not config_from_yaml(old.replace("cover_landmarks: true", ""), "then").edit.reference
     names = ("replay:", "prior_inside_slope:", "landmarks_guided:", "busts_first:")
