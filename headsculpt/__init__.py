@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-# torch and numba each keep a pool of OpenMP threads; with the default policy the idle one spins and takes the
-# cores from the other. Read when the pools start, so it is set here.
+# torch and numba each keep a pool of OpenMP threads; with the default policy the idle one spins for milliseconds and
+# takes the cores from the other. Where it never spins (libgomp's count of 0), each of torch's many small operations
+# wakes sleeping threads, and a head takes a third longer: 30,000 rounds are a third of a millisecond. Read when the
+# pools start, so it is set here.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 if TYPE_CHECKING:
     from headsculpt.avatar import Avatar

@@ -17,6 +17,9 @@ from headsculpt.representations.relief import smooth_step
 # either: from NECK below the chin to CHEST below it (scene units) the relief is taken from further off.
 NECK, CHEST, LOOSER = 0.08, 0.38, 2.2
 
+# Scene units: longer edges of the head, those of its shoulders and of its back, are seen as facets.
+LONGEST_EDGE = 0.03
+
 
 @dataclass
 class HeadSurface:
@@ -51,10 +54,12 @@ def head_surface(
         device: of the distances.
     """
     from headsculpt.representations.density_prior import DensityPrior
+    from headsculpt.representations.tessellation import tessellated
 
     relief = config.fine.relief
     if relief == 0 or config.coarse.prior_kind == "blob":
         return None
+    vertices, faces = tessellated(vertices, faces, LONGEST_EDGE)
     # The grid spans the sculpture's longest side, these distances the cube, which is a little larger.
     resolution = finest_grid(config) + 16
     solid = DensityPrior.from_mesh(vertices, faces, resolution, outer=seen_faces(vertices, faces)).to(device)

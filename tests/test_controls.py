@@ -7,7 +7,7 @@ import torch
 
 from headsculpt.config import CoarseConfig, GuidanceConfig
 from headsculpt.guidance.backbone import Control, LatentDiffusion
-from headsculpt.guidance.score_distillation import ScoreDistillation
+from headsculpt.guidance.score_distillation import ScoreDistillation, predictor
 from headsculpt.priors import mini
 from headsculpt.priors.catalogue import random_prior
 from headsculpt.priors.sampling import sample_latents
@@ -46,6 +46,24 @@ def test_two_controls_add_up(backbone: LatentDiffusion) -> None:
     for a, b, together in zip(*alone, both, strict=True):
         assert torch.allclose(a + b, together, atol=1e-5)
         assert b[1].abs().max() == 0 < b[0].abs().max()
+
+
+@torch.no_grad()
+def test_what_guidance_leaves_is_led_nowhere_where_landmarks_are_drawn(backbone: LatentDiffusion) -> None:
+    z = torch.randn(3, mini.LATENT_CHANNELS, 16, 16, generator=torch.Generator().manual_seed(1))
+    at, states = torch.tensor([300, 500, 700]), {name: backbone.embed([name] * 3) for name in ("text", "base")}
+    image = torch.zeros(3, 128, 128, 3)
+    image[:, 32:64, 32:64] = 1
+    landmarks = Control(image, torch.tensor([True, False, True]))
+    lines = landmarks.drawn((16, 16)) * landmarks.rows.view(-1, 1, 1, 1)
+    for others in ({}, {"instruction": control(2)}):
+        controls = {"landmarks": landmarks, **others}
+        text, base = predictor(backbone, states, controls, {"text"})(z, at, ("text", "base"))
+        led = {name: backbone.predict_noise(z, at, states[name], controls) for name in states}
+        unled = backbone.predict_noise(z, at, states["base"], others)
+        torch.testing.assert_close(text, led["text"], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(base, lines * unled + (1 - lines) * led["base"], atol=1e-5, rtol=1e-4)
+        assert 0 < lines.mean() < 1 and (led["base"] - unled)[[0, 2]].abs().amax() > 1e-2
 
 
 @torch.no_grad()

@@ -40,7 +40,7 @@ def sample_images(
     *,
     seed: int = 0,
     steps: int = 25,
-    guidance_scale: float = 4.0,
+    guidance_scale: float = 7.5,
     conditions: Tensor | None = None,
     control_guided: bool = True,
     batch: int = 25,
@@ -86,7 +86,7 @@ def evaluate_prior(
     prior: Prior | str = "mini",
     judge: Judge | None = None,
     seed: int = 1,
-    guidance_scale: float = 4.0,
+    guidance_scale: float = 7.5,
     steps: int = 25,
     described: bool = False,
     out: str | Path | None = None,
@@ -221,7 +221,7 @@ def evaluate_landmarks(
     prior: Prior | str = "mini",
     judge: Judge | None = None,
     seed: int = 2,
-    guidance_scale: float = 4.0,
+    guidance_scale: float = 7.5,
     steps: int = 25,
     out: str | Path | None = None,
     device: str = "cpu",
@@ -349,7 +349,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=500, help="captions")
     parser.add_argument("--landmarks", type=int, default=100, help="landmark maps; 0 leaves them out")
     parser.add_argument("--described", action="store_true", help="under the landmarks of the heads described")
-    parser.add_argument("--guidance-scale", type=float, default=4.0)
+    parser.add_argument("--guidance-scale", type=float, default=7.5)
     parser.add_argument("--steps", type=int, default=25, help="of the sampler")
     parser.add_argument("--out", type=Path, help="folder for the tables and sheets")
     parser.add_argument("--threads", type=int)

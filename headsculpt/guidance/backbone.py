@@ -47,10 +47,12 @@ class Control:
     def __init__(self, image: Tensor, rows: Tensor, scale: float = 1.0) -> None:
         self.image, self.rows, self.scale = image, rows, scale
 
-    def repeated(self, seen: Sequence[bool]) -> Control:
-        """For the batch as often as there are entries; where one is False, nothing of it sees the control."""
-        rows = torch.cat([self.rows & entry for entry in seen])
-        return Control(self.image.repeat(len(seen), 1, 1, 1), rows, self.scale)
+    def taken(self, order: Tensor, unseen: Tensor | None = None) -> Control:
+        """For a batch of the rows ``order`` ``(N,)`` int64; where ``unseen`` ``(N,)`` is True, without the control."""
+        rows = self.rows[order.to(self.rows.device)]
+        if unseen is not None:
+            rows = rows & ~unseen.to(rows.device)
+        return Control(self.image[order.to(self.image.device)], rows, self.scale)
 
     def drawn(self, size: Sequence[int]) -> Tensor:
         """``(B, 1, *size)`` float32: 1 where the image is not black, 0 elsewhere."""

@@ -324,26 +324,27 @@ def predictor(
         pointing: names of texts that guidance points at; all of ``states`` for predictions that see everything.
     """
 
+    landmarks = controls.get("landmarks")
+
     def predict(noisy: Tensor, at: Tensor, texts: Sequence[str]) -> Sequence[Tensor]:
-        landmarks = controls.get("landmarks")
-        apart = landmarks is not None and bool(landmarks.rows.any())
-        blind = [i for i, text in enumerate(texts) if apart and text not in pointing]
-        asked = [*texts, *(texts[i] for i in blind)]
-        seen = {name: [True] * len(asked) for name in controls}
-        if blind:
-            seen["landmarks"] = [True] * len(texts) + [False] * len(blind)
-        n = len(asked)
+        every = torch.arange(len(noisy), device=noisy.device)
+        # Where no landmark is drawn all see the same, and nothing is predicted twice.
+        apart = every[:0] if landmarks is None else every[landmarks.rows.to(every.device)]
+        blind = [i for i, text in enumerate(texts) if len(apart) and text not in pointing]
+        order = torch.cat([every] * len(texts) + [apart] * len(blind))
+        led = len(texts) * len(every)
+        unseen = torch.arange(len(order)) >= led
         found = backbone.predict_noise(
-            torch.cat([noisy] * n),
-            torch.cat([at] * n),
-            torch.cat([states[text] for text in asked]),
-            {name: control.repeated(seen[name]) for name, control in controls.items()},
-        ).chunk(n)
-        result = list(found[: len(texts)])
+            noisy[order],
+            at[order],
+            torch.cat([states[text] for text in texts] + [states[texts[i]][apart] for i in blind]),
+            {name: c.taken(order, unseen if name == "landmarks" else None) for name, c in controls.items()},
+        )
+        result = list(found[:led].chunk(len(texts)))
         if landmarks is not None and blind:
-            drawn = landmarks.drawn(noisy.shape[-2:]).to(noisy)
-            for i, without in zip(blind, found[len(texts) :], strict=True):
-                result[i] = drawn * without + (1 - drawn) * result[i]
+            drawn = landmarks.drawn(noisy.shape[-2:]).to(noisy)[apart]
+            for i, without in zip(blind, found[led:].chunk(len(blind)), strict=True):
+                result[i] = result[i].index_copy(0, apart, torch.lerp(result[i][apart], without, drawn))
         return result
 
     return predict
