@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from headsculpt.avatar import Avatar
     from headsculpt.config import SculptConfig, load_config
 
-__version__ = "0.23.0"
+__version__ = "0.24.0"
 __all__ = ["Avatar", "SculptConfig", "__version__", "load_config"]
 
 # Looked up on first use: `import headsculpt` must not cost what torch and diffusers cost.

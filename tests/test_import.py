@@ -21,6 +21,14 @@ def test_import_loads_nothing_heavy():
     run(program)
 
 
+def test_idle_threads_spin_briefly_unless_the_user_says_otherwise():
+    said = "import os; {}import headsculpt; print(os.environ['GOMP_SPINCOUNT'], os.environ['OMP_WAIT_POLICY'])"
+    mine = "os.environ.update(GOMP_SPINCOUNT='7', OMP_WAIT_POLICY='ACTIVE'); "
+    theirs = "os.environ.pop('GOMP_SPINCOUNT', 0); os.environ.pop('OMP_WAIT_POLICY', 0); "
+    assert run(said.format(theirs)).split() == ["30000", "PASSIVE"]
+    assert run(said.format(mine)).split() == ["7", "ACTIVE"]
+
+
 def test_the_avatar_loads_no_diffusion_model():
     program = (
         "import sys; from headsculpt import Avatar\n"

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 if TYPE_CHECKING:
+    import torch
+
     from headsculpt.priors.text_to_head import TextToHead
     from headsculpt.priors.upscaler import Upscaler
 
@@ -54,10 +55,6 @@ class Prior:
             module.to(device=device).eval().requires_grad_(False)
             if next(module.parameters()).dtype != dtype:
                 module.to(dtype=dtype)
-            if torch.device(device).type == "cpu":  # a fifth faster: no convolution turns its pictures round first
-                for parameter in module.parameters():
-                    if parameter.dim() == 4:
-                        parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         return self
 
     def parameter_count(self) -> int:
