@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # CPU: measured where measured_teraflops() gives 0.13 (two cores with AVX2; benchmarks/loop_share.py); on two cores that
 # give about 0.55 (AVX-512 BF16), predictions took a quarter of that and steps two fifths. CUDA: not measured.
 _SECONDS = {
-    "cpu": {"coarse": (0.106, 0.039), "fine": (0.122, 0.103)},
+    "cpu": {"coarse": (0.067, 0.024), "fine": (0.075, 0.066)},
     "cuda": {"coarse": (0.003, 0.003), "fine": (0.003, 0.004)},
 }
 _MEASURED_AT = {"cpu": 0.13, "cuda": 30.0}

@@ -48,8 +48,8 @@ def test_a_face_keeps_its_lids_and_shoulders_lose_their_facets() -> None:
     v, f = tessellated(head.vertices(), head.faces, 0.04)
     assert len(f) < 2 * len(head.faces)
     eyes = np.concatenate([index for name, index in head.landmarks.items() if "eye" in name])
-    of_eyes = np.isin(head.faces, eyes).all(1)
-    assert np.isin(np.sort(head.faces[of_eyes], 1), np.sort(f, 1)).all()
+    around_eyes = head.faces[np.isin(head.faces, eyes).any(1)]
+    assert len(around_eyes) > 50 and set(map(tuple, around_eyes.tolist())) <= set(map(tuple, f.tolist()))
 
     def folds(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
         mesh = trimesh.Trimesh(vertices, faces, process=False)
